@@ -1,0 +1,38 @@
+# The two commands of the README, and what continuous integration runs.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+NATIVE := $(shell find quant/native -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
+
+.PHONY: chat test test-slow lint clean
+
+chat: .venv/.ready ## set up if needed, then talk to the demo model
+	@$(BIN)/k2lite chat
+
+test: .venv/.ready-test ## set up if needed, then run the tests
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.ready-test ## the long tests that `make test` leaves out
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+lint: .venv/.ready-test ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean: ## remove the environment and everything that was built
+	rm -rf .venv build quant/native/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamps appear only after a complete installation, so an interrupted one is taken up again.
+.venv/.ready: pyproject.toml constraints.txt setup.py $(NATIVE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "k2lite needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv \
+		|| { echo "no virtual environment: on Debian, apt install python3-venv" >&2; exit 1; }
+	@echo "Installing; llama.cpp is compiled once, which takes about five minutes on two cores."
+	$(PIP) install --progress-bar off -c constraints.txt -e .
+	@touch $@
+
+.venv/.ready-test: .venv/.ready
+	$(PIP) install --progress-bar off -c constraints.txt -e '.[test]'
+	@touch $@

@@ -1,0 +1,101 @@
+"""The decoder: embedding, layers of attention and feed-forward, final norm, head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from k2lite.attention import Attention
+from k2lite.config import ModelConfig
+from k2lite.kv_cache import KvCache
+from k2lite.norm import rms_norm
+from k2lite.rope import Rope
+from k2lite.router import Router
+from offload.experts import Experts, for_all_tokens
+from quant.errors import EngineError, RequestError
+from quant.kernels import ExpertWeights, Kernels
+from quant.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer. `dense` is the whole feed-forward block of a dense layer, behind `dense_norm`.
+
+    The others have a router, which brings its norm, and perhaps a shared expert, which every token goes to.
+    """
+
+    attention: Attention
+    dense_norm: Tensor | None = None
+    dense: ExpertWeights | None = None
+    router: Router | None = None
+    shared: ExpertWeights | None = None
+
+
+class Model:
+    """A loaded model. One thread at a time may call `forward`; every cache is its caller's."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        embedding: QuantizedTensor,
+        layers: Sequence[Layer],
+        output_norm: Tensor,
+        head: QuantizedTensor,
+        experts: Experts,
+        kernels: Kernels,
+    ) -> None:
+        self.config = config
+        self._embedding = embedding
+        self._layers = list(layers)
+        self._output_norm = output_norm
+        self._head = head
+        self._experts = experts
+        self._kernels = kernels
+        self._rope = Rope(config)
+
+    def new_cache(self, capacity: int) -> KvCache:
+        """An empty cache for up to `capacity` tokens."""
+        return KvCache(self.config, capacity)
+
+    @torch.inference_mode()
+    def forward(self, ids: Tensor, cache: KvCache, *, last_only: bool = True) -> Tensor:
+        """Run `ids` [T] int64 behind what `cache` holds and append them to it.
+
+        Returns logits [T, vocab] f32, or [1, vocab] of the last position when `last_only`.
+        Raises RequestError when the ids are not in the vocabulary or the cache has no room for them, EngineError when
+        the weights make NaN or inf of them.
+        """
+        self._check(ids)
+        cache.reserve(len(ids))
+        rotations = self._rope.rotations(cache.length, len(ids))
+        x = self._kernels.rows(self._embedding, ids)
+        for index, layer in enumerate(self._layers):
+            x = self._layer(index, layer, x, cache, rotations)
+        cache.advance(len(ids))
+        if last_only:
+            x = x[-1:]
+        x = rms_norm(x, self._output_norm, self.config.rms_eps)
+        # Kernels convert activations to blocks of 8 bits, in which NaN would become some number.
+        if not torch.isfinite(x).all():
+            raise EngineError("the model computes NaN or inf: the file may be damaged, fetch or quantize it again")
+        return self._kernels.linear(x, self._head)
+
+    def counters(self) -> dict[str, int]:
+        """Expert calls and bytes per tier since loading (offload.experts.Experts.counters)."""
+        return self._experts.counters()
+
+    def _check(self, ids: Tensor) -> None:
+        if ids.numel() == 0:
+            raise RequestError("there are no tokens to process: the prompt is empty")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
+            raise RequestError(f"token ids must be between 0 and {self.config.vocab_size - 1}, got {int(ids.max())}")
+
+    def _layer(self, index: int, layer: Layer, x: Tensor, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
+        x = layer.attention(x, index, cache, rotations)
+        if layer.router is not None:
+            h, routing = layer.router(x)
+            return x + self._experts.forward(index, h, routing.ids, routing.weights, layer.shared)
+        assert layer.dense_norm is not None and layer.dense is not None
+        h = rms_norm(x, layer.dense_norm, self.config.rms_eps)
+        return x + self._kernels.experts(h, [for_all_tokens(layer.dense, len(h))])

@@ -1,0 +1,1 @@
+"""What the quantizer does with models: sources, options, plan, outputs."""

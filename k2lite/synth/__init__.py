@@ -1,0 +1,1 @@
+"""Models of random numbers in the shape of real ones."""

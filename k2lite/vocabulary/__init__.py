@@ -1,0 +1,1 @@
+"""Vocabularies in their different files, and how text is cut into tokens."""

@@ -1,0 +1,167 @@
+"""Building a model out of named tensors, whatever file they come from."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from k2lite.attention import Attention, AttentionWeights
+from k2lite.config import ModelConfig
+from k2lite.model import Layer, Model
+from k2lite.router import Router
+from k2lite.tensor_layout import key_up, tensor_layouts, value_up
+from offload.experts import FusedExperts, LayerExperts, MappedExperts, StackedExperts
+from quant.encode.decode import dequantize
+from quant.encode.encode import encode
+from quant.errors import K2Error
+from quant.kernels import ExpertWeights, Kernels
+from quant.tensor import QuantizedTensor
+from quant.types import block_type
+
+
+class TensorSource(Protocol):
+    """Named tensors in the layout and with the names of a GGUF file."""
+
+    error: type[K2Error]
+
+    def find(self, name: str) -> QuantizedTensor | None:
+        """The tensor called `name`, or None where there is none."""
+
+
+@runtime_checkable
+class WeightWatcher(Protocol):
+    """Kernels that want to see every weight multiplied as the file has it, and to know it by name."""
+
+    def watch(self, name: str, w: QuantizedTensor) -> None:
+        """Told of each weight while the model is built; its bytes stay where they are."""
+
+
+class WeightReader:
+    """Takes tensors from a source and checks that each has the shape the config asks for."""
+
+    def __init__(self, config: ModelConfig, source: TensorSource, watcher: WeightWatcher | None = None) -> None:
+        self.config = config
+        self.watcher = watcher
+        self._source = source
+        self._shapes = {layout.name: layout.shape for layout in tensor_layouts(config)}
+
+    def has(self, name: str) -> bool:
+        """Whether the source has a tensor of this name."""
+        return self._source.find(name) is not None
+
+    def quantized(self, name: str, shape: tuple[int, ...] | None = None) -> QuantizedTensor:
+        """The tensor as it lies in the file. Raises the source's error when it is missing or has another shape."""
+        tensor = self._source.find(name)
+        if tensor is None:
+            raise self._source.error(f"tensor {name} is missing: the file is incomplete, convert or download it again")
+        expected = shape or self._shapes[name]
+        if tensor.shape != expected:
+            raise self._source.error(
+                f"tensor {name} has shape {list(tensor.shape)}, but the model's metadata asks for {list(expected)}: "
+                "the file is damaged, convert or download it again"
+            )
+        return self.watched(name, tensor)
+
+    def watched(self, name: str, tensor: QuantizedTensor) -> QuantizedTensor:
+        """`tensor`, of which the watcher has been told."""
+        if self.watcher is not None:
+            self.watcher.watch(name, tensor)
+        return tensor
+
+    def floats(self, name: str) -> Tensor:
+        """The decoded tensor in f32, for norms, biases and routers. Raises the source's error for NaN or inf."""
+        values = dequantize(self.quantized(name))
+        if not torch.isfinite(values).all():
+            raise self._source.error(
+                f"tensor {name} holds NaN or inf: the file is damaged, convert or download it again"
+            )
+        return values
+
+
+def build_model(config: ModelConfig, source: TensorSource, kernels: Kernels) -> Model:
+    """Connect every weight of `source` to the layer that uses it."""
+    reader = WeightReader(config, source, kernels if isinstance(kernels, WeightWatcher) else None)
+    layers, experts = [], {}
+    for index in range(config.n_layers):
+        layers.append(_layer(reader, index, kernels))
+        if not config.is_dense(index):
+            experts[index] = _experts(reader, f"blk.{index}.")
+    embedding = reader.quantized("token_embd.weight")
+    # A file without a head has tied embeddings, whatever its metadata says: that is how the format marks them.
+    head = reader.quantized("output.weight") if reader.has("output.weight") else embedding
+    return Model(
+        config=config,
+        embedding=embedding,
+        layers=layers,
+        output_norm=reader.floats("output_norm.weight"),
+        head=head,
+        experts=MappedExperts(experts, kernels),
+        kernels=kernels,
+    )
+
+
+def _layer(reader: WeightReader, index: int, kernels: Kernels) -> Layer:
+    config, prefix = reader.config, f"blk.{index}."
+    attention = Attention(_attention(reader, prefix), config, kernels, reader.watcher is not None)
+    norm = reader.floats(f"{prefix}ffn_norm.weight")
+    if config.is_dense(index):
+        return Layer(attention, dense_norm=norm, dense=_feed_forward(reader, prefix, ""))
+    shared = _feed_forward(reader, prefix, "_shexp") if config.n_shared_experts else None
+    return Layer(attention, router=_router(reader, prefix, norm, kernels), shared=shared)
+
+
+def _attention(reader: WeightReader, prefix: str) -> AttentionWeights:
+    low_rank = reader.config.q_lora_rank is not None
+    k_b, v_b = _kv_up(reader, prefix)
+    return AttentionWeights(
+        norm=reader.floats(f"{prefix}attn_norm.weight"),
+        q=None if low_rank else reader.quantized(f"{prefix}attn_q.weight"),
+        q_a=reader.quantized(f"{prefix}attn_q_a.weight") if low_rank else None,
+        q_a_norm=reader.floats(f"{prefix}attn_q_a_norm.weight") if low_rank else None,
+        q_b=reader.quantized(f"{prefix}attn_q_b.weight") if low_rank else None,
+        kv_a=reader.quantized(f"{prefix}attn_kv_a_mqa.weight"),
+        kv_a_norm=reader.floats(f"{prefix}attn_kv_a_norm.weight"),
+        k_b=k_b,
+        v_b=v_b,
+        output=reader.quantized(f"{prefix}attn_output.weight"),
+    )
+
+
+def _kv_up(reader: WeightReader, prefix: str) -> tuple[QuantizedTensor, QuantizedTensor]:
+    """The key and value up-projections; files of the old layout hold both in one attn_kv_b."""
+    if reader.has(f"{prefix}attn_k_b.weight"):
+        return reader.quantized(f"{prefix}attn_k_b.weight"), reader.quantized(f"{prefix}attn_v_b.weight")
+    c = reader.config
+    shape = (c.n_heads * (c.qk_nope_dim + c.v_dim), c.kv_lora_rank)
+    kv_b = dequantize(reader.quantized(f"{prefix}attn_kv_b.weight", shape))
+    # The key half has to be transposed, which breaks its blocks; F32 keeps the file's values exactly.
+    k_b, v_b = float_tensor(key_up(kv_b, c)), float_tensor(value_up(kv_b, c))
+    return reader.watched(f"{prefix}attn_k_b.weight", k_b), reader.watched(f"{prefix}attn_v_b.weight", v_b)
+
+
+def float_tensor(values: Tensor) -> QuantizedTensor:
+    """Values kept as F32 in memory, in the form that kernels take."""
+    float32 = block_type("F32")
+    return QuantizedTensor(float32, tuple(values.shape), encode(values, float32))
+
+
+def _feed_forward(reader: WeightReader, prefix: str, suffix: str) -> ExpertWeights:
+    """A dense block or a shared expert: the same three matrices as a routed expert has."""
+    gate, up, down = (reader.quantized(f"{prefix}ffn_{part}{suffix}.weight") for part in ("gate", "up", "down"))
+    return ExpertWeights(gate, up, down)
+
+
+def _router(reader: WeightReader, prefix: str, norm: Tensor, kernels: Kernels) -> Router:
+    biased = reader.config.scoring == "sigmoid"
+    bias = reader.floats(f"{prefix}exp_probs_b.bias") if biased else None
+    return Router(norm, reader.floats(f"{prefix}ffn_gate_inp.weight"), bias, reader.config, kernels)
+
+
+def _experts(reader: WeightReader, prefix: str) -> LayerExperts:
+    c = reader.config
+    down = reader.quantized(f"{prefix}ffn_down_exps.weight")
+    if reader.has(f"{prefix}ffn_gate_up_exps.weight"):
+        shape = (c.n_experts, 2 * c.expert_width, c.hidden_size)
+        return FusedExperts(reader.quantized(f"{prefix}ffn_gate_up_exps.weight", shape), down)
+    gate, up = (reader.quantized(f"{prefix}ffn_{part}_exps.weight") for part in ("gate", "up"))
+    return StackedExperts(gate, up, down)

@@ -1,0 +1,1 @@
+"""Where expert bytes live, how they move, and which processor multiplies them."""

@@ -1,0 +1,1 @@
+"""Numbers: checkpoints, block formats, encoding, files, and multiplication on quantized bytes."""

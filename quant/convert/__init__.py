@@ -1,0 +1,1 @@
+"""The conversion job: one pass with a journal, verification and a report."""

@@ -1,0 +1,1 @@
+"""Importance of columns: collecting, files, use."""

@@ -1,0 +1,90 @@
+"""What some kernels compute in one call for a few tokens: the parts of a decoder layer around its experts.
+
+At one token a layer has some fifteen products and as many small steps between them. Where each is a call of its own,
+the calls take longer than the work of a narrow model. Kernels without these are asked for product after product.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from quant.kernels import ExpertWeights
+from quant.tensor import QuantizedTensor
+from quant.types import BlockType
+
+
+@dataclass(frozen=True, eq=False)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1) with the norm before it.
+
+    Norms are f32 of one dimension. `q_b` [heads * (nope + rope), q_rank] takes what `q_a` [q_rank, hidden] makes, or
+    the hidden state itself where there is no `q_a`; `kv_a` [latent + rope, hidden]; `k_b` [heads, latent, nope];
+    `v_b` [heads, value, latent]; `output` [hidden, heads * value].
+    """
+
+    norm: Tensor
+    q_a: QuantizedTensor | None
+    q_a_norm: Tensor | None
+    q_b: QuantizedTensor
+    kv_a: QuantizedTensor
+    kv_a_norm: Tensor
+    k_b: QuantizedTensor
+    v_b: QuantizedTensor
+    output: QuantizedTensor
+    rope_dim: int
+    eps: float
+    lora_eps: float
+    scale: float
+
+    @property
+    def types(self) -> frozenset[BlockType]:
+        """The types of all its matrices."""
+        matrices = (self.q_a, self.q_b, self.kv_a, self.k_b, self.v_b, self.output)
+        return frozenset(w.type for w in matrices if w is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertRouter:
+    """The norm before the experts and the choice among them: `weight` [experts, hidden] and `bias` [experts] f32."""
+
+    norm: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    used: int
+    groups: int
+    groups_used: int
+    softmax: bool
+    normalize: bool
+    scale: float
+
+
+# x [T, hidden], the layer's cache [capacity, latent + rope], position, (cosines, sines) [T, rope / 2] each:
+# x + attention(norm(x)) [T, hidden], which may be x itself.
+Attend = Callable[[Tensor, Tensor, int, tuple[Tensor, Tensor]], Tensor]
+# x [T, hidden]: norm(x), the experts' numbers int64 and their weights f32 [T, used], in order of falling score.
+Route = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+@runtime_checkable
+class FusedKernels(Protocol):
+    """Kernels that compute these parts of a layer in one call, for 1 to `most_tokens` tokens."""
+
+    most_tokens: int
+
+    def weighted_experts(self, x: Tensor, weights: Sequence[ExpertWeights], scales: Tensor) -> Tensor | None:
+        """`Kernels.experts` for one token: x [1, hidden] f32 by all of `weights`, with `scales` f32, one each.
+
+        None when some weight's type is not served.
+        """
+
+    def decode(self, w: QuantizedTensor) -> Tensor:
+        """The weights as f32, in the shape of `w`, to the precision of f32."""
+
+    def prepare_attention(self, attention: LatentAttention) -> Attend | None:
+        """The attention as one call; None when some weight's type is not served."""
+
+    def prepare_router(self, router: ExpertRouter) -> Route:
+        """The router as one call."""

@@ -1,0 +1,209 @@
+"""Kernels of the project's own library: every method is one call, which all threads of a pool share.
+
+The library checks sizes, types and token numbers before it touches a weight. What it refuses is looked at again here,
+to say what was wrong, or because a type is not among its own: such products are given to other kernels.
+"""
+
+import ctypes
+import functools
+import threading
+import weakref
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant.encode.decode import dequantize, dequantize_rows
+from quant.errors import LibraryError
+from quant.kernels import ExpertCall, ExpertWeights, Kernels
+from quant.kernels.checks import check_experts, check_heads, check_linear, check_rows
+from quant.kernels.fused import Attend, ExpertRouter, LatentAttention, Route
+from quant.kernels.native_layer import MOST_TOKENS, attention_call, router_call
+from quant.native_library import NativeLibrary, load_native
+from quant.nf4.values import NF4
+from quant.tensor import QuantizedTensor
+from quant.types import BLOCK_TYPES, BlockType
+
+
+class NativeKernels:
+    """Products with libk2quant, and of the types that it has not with ggml, or where that is missing the reference.
+
+    The threads belong to this object. One call at a time, others wait.
+    """
+
+    most_tokens = MOST_TOKENS
+
+    def __init__(self, threads: int, library: NativeLibrary | None = None) -> None:
+        self._library = library or load_native()
+        self._own = frozenset(block for block in (*BLOCK_TYPES, NF4) if self._library.multiplies(block.ggml_id))
+        self._threads = threads
+        self._turn = threading.Lock()
+        self._rare: Kernels | None = None
+        pool = ctypes.c_void_p()
+        nodes_of_the_system, pinned = 0, 0
+        self._library.call("k2quant_pool_open", threads, nodes_of_the_system, pinned, ctypes.addressof(pool))
+        self._pool = pool.value
+        self._end = weakref.finalize(self, self._library.call, "k2quant_pool_close", self._pool)
+        self._end.atexit = False  # another thread may be computing then, and the process ends anyway
+
+    def serves(self, block: BlockType) -> bool:
+        return block in self._own or block in BLOCK_TYPES
+
+    def linear(self, x: Tensor, w: QuantizedTensor) -> Tensor:
+        check_linear(self, x, w)
+        if w.type not in self._own:
+            return self._others().linear(x, w)
+        x = x.contiguous()
+        tokens, cols = x.shape
+        rows = w.rows
+        y = torch.empty(tokens, rows)
+        self.call("k2quant_linear", w.type.ggml_id, w.address, rows, cols, x.data_ptr(), tokens, y.data_ptr())
+        return y
+
+    def linear_heads(self, x: Tensor, w: QuantizedTensor) -> Tensor:
+        check_heads(self, x, w)
+        if w.type not in self._own:
+            return self._others().linear_heads(x, w)
+        if x.stride(2) != 1:
+            x = x.contiguous()
+        y = torch.empty(x.shape[0], *w.shape[:2])
+        strides_and_tokens = x.stride(0), x.stride(1), x.shape[0]
+        self.call("k2quant_heads", w.type.ggml_id, w.address, *w.shape, x.data_ptr(), *strides_and_tokens, y.data_ptr())
+        return y
+
+    def experts(self, x: Tensor, calls: Sequence[ExpertCall]) -> Tensor:
+        if x.dtype is torch.float32 and x.is_cpu and x.ndim == 2:
+            y = self._own_experts(x.contiguous(), calls)
+            if y is not None:
+                return y
+        check_experts(self, x, calls)
+        return self._mixed_experts(x, calls)
+
+    def rows(self, w: QuantizedTensor, ids: Tensor) -> Tensor:
+        check_rows(w, ids)
+        self._check_open()
+        return dequantize_rows(w, ids)
+
+    def weighted_experts(self, x: Tensor, weights: Sequence[ExpertWeights], scales: Tensor) -> Tensor | None:
+        """See FusedKernels.weighted_experts."""
+        count, hidden = len(weights), x.shape[-1]
+        if x.shape != (1, hidden) or scales.shape != (count,):
+            raise ValueError(f"x {tuple(x.shape)}, {count} experts and scales {tuple(scales.shape)} do not fit")
+        if x.dtype is not torch.float32 or scales.dtype is not torch.float32:
+            raise TypeError(f"x and scales are float32, got {x.dtype} and {scales.dtype}")
+        y, x, scales = torch.empty(1, hidden), x.contiguous(), scales.contiguous()
+        records, (ones, zeros) = b"".join([expert.record for expert in weights]), _each_once(count)
+        try:
+            self.call(
+                "k2quant_experts",
+                x.data_ptr(),
+                1,
+                hidden,
+                records,
+                count,
+                ones,
+                zeros,
+                scales.data_ptr(),
+                y.data_ptr(),
+                0,
+            )
+        except ValueError:
+            return None
+        return y
+
+    def decode(self, w: QuantizedTensor) -> Tensor:
+        """See FusedKernels.decode. A product with the identity, which unpacks ten times as fast as the gguf package."""
+        if w.type not in self._own:
+            return dequantize(w)
+        columns = self.linear(torch.eye(w.cols), w.row_range(0, w.rows))  # [cols, rows]
+        return columns.T.reshape(w.shape)
+
+    def prepare_attention(self, attention: LatentAttention) -> Attend | None:
+        """See FusedKernels.prepare_attention."""
+        return attention_call(self.call, attention) if attention.types <= self._own else None
+
+    def prepare_router(self, router: ExpertRouter) -> Route:
+        """See FusedKernels.prepare_router."""
+        return router_call(self.call, router)
+
+    def close(self) -> None:
+        with self._turn:
+            self._end()
+            if self._rare is not None:
+                self._rare.close()
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """The C function `name` with the pool and `arguments`. ValueError for what it refuses."""
+        with self._turn:
+            self._check_open()
+            self._library.call(name, self._pool, *arguments)
+
+    def _own_experts(self, x: Tensor, calls: Sequence[ExpertCall]) -> Tensor | None:
+        """All experts in one call; None when the library refuses it."""
+        tokens, hidden = x.shape
+        if not calls:
+            self._check_open()
+            return torch.zeros(tokens, hidden)
+        ids = torch.cat([call.tokens for call in calls])
+        scales = torch.cat([call.scales for call in calls])
+        if not (ids.is_cpu and scales.is_cpu):
+            return None
+        records = b"".join([call.weights.record for call in calls])
+        counts = array("q", [call.tokens.numel() for call in calls]).tobytes()
+        y = torch.empty(tokens, hidden)
+        pointers = ids.data_ptr(), scales.data_ptr(), y.data_ptr()
+        try:
+            self.call("k2quant_experts", x.data_ptr(), tokens, hidden, records, len(calls), counts, *pointers, 0)
+        except ValueError:
+            return None
+        return y
+
+    def _mixed_experts(self, x: Tensor, calls: Sequence[ExpertCall]) -> Tensor:
+        """Experts of which some have matrices that the library does not multiply: those are given away whole."""
+        total = torch.zeros(x.shape)
+        for run, is_own in self._runs(calls):
+            part = self._own_experts(x.contiguous(), run) if is_own else self._others().experts(x, run)
+            if part is None:
+                raise ValueError(f"x {tuple(x.shape)} and {len(run)} experts do not fit together")
+            total += part
+        return total
+
+    def _runs(self, calls: Sequence[ExpertCall]) -> Iterator[tuple[list[ExpertCall], bool]]:
+        """Neighbouring calls of one kind, with whether all their types are the library's: the sum keeps its order."""
+
+        def is_own(call: ExpertCall) -> bool:
+            weights = call.weights
+            return {weights.gate.type, weights.up.type, weights.down.type} <= self._own
+
+        return ((list(run), kind) for kind, run in groupby(calls, is_own))
+
+    def _others(self) -> Kernels:
+        """Kernels for the other types, made when the first of them comes."""
+        with self._turn:
+            self._check_open()
+            if self._rare is None:
+                self._rare = _kernels_of_every_type(self._threads)
+            return self._rare
+
+    def _check_open(self) -> None:
+        if not self._end.alive:
+            raise RuntimeError("these kernels are closed")
+
+
+def _kernels_of_every_type(threads: int) -> Kernels:
+    from quant.kernels.ggml import GgmlKernels
+    from quant.kernels.reference import ReferenceKernels
+
+    try:
+        return GgmlKernels(threads)
+    except LibraryError:
+        return ReferenceKernels()
+
+
+@functools.cache
+def _each_once(count: int) -> tuple[bytes, bytes]:
+    """Lists of `count` experts that all get token 0: how many tokens each gets, and which."""
+    return array("q", [1] * count).tobytes(), bytes(8 * count)

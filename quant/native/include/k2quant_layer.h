@@ -1,0 +1,74 @@
+/* k2quant, continued: the parts of a decoder layer around its experts, for 1 to 8 tokens in one call each. */
+#ifndef K2QUANT_LAYER_H
+#define K2QUANT_LAYER_H
+
+#include "k2quant.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A weight matrix [rows, cols] in blocks, rows one after the other. */
+struct k2quant_matrix {
+    const uint8_t* data;
+    int64_t rows;
+    int64_t cols;
+    int32_t type; /* k2quant_type */
+    int32_t unused;
+};
+
+/* Latent attention of a layer. All floats are float32. */
+struct k2quant_attention {
+    int64_t hidden;
+    int64_t heads;
+    int64_t nope;   /* width of a head's query without the rotary part */
+    int64_t rope;   /* of the rotary part, even */
+    int64_t latent; /* of the cached latent */
+    int64_t value;  /* of a head's value */
+    int64_t q_rank; /* width of the low-rank queries; 0: q_b takes the hidden state, q_a is unused */
+    float eps;      /* of `norm` */
+    float lora_eps; /* of the other two */
+    float scale;    /* on the scores */
+    float unused;
+    const float* norm;      /* [hidden] */
+    const float* q_a_norm;  /* [q_rank] */
+    const float* kv_a_norm; /* [latent] */
+    struct k2quant_matrix q_a;    /* [q_rank, hidden] */
+    struct k2quant_matrix q_b;    /* [heads * (nope + rope), q_rank or hidden] */
+    struct k2quant_matrix kv_a;   /* [latent + rope, hidden] */
+    struct k2quant_matrix k_b;    /* [heads * latent, nope] */
+    struct k2quant_matrix v_b;    /* [heads * value, latent] */
+    struct k2quant_matrix output; /* [hidden, heads * value] */
+};
+
+/* Norm and router of a layer. */
+struct k2quant_router {
+    int64_t hidden;
+    int64_t experts;
+    int64_t used;        /* experts of a token */
+    int64_t groups;      /* of experts, 1 for none */
+    int64_t groups_used; /* only the experts of the best ones may be chosen */
+    int32_t softmax;     /* 1: scores are probabilities, 0: sigmoids */
+    int32_t normalize;   /* 1: weights are divided by their sum */
+    float scale;         /* on the weights */
+    float eps;           /* of `norm` */
+    const float* norm;   /* [hidden] */
+    const float* weight; /* [experts, hidden] */
+    const float* bias;   /* [experts], takes part in the choice only; or NULL */
+};
+
+/* x [tokens, hidden] += attention(norm(x)) to what is cached and to the tokens themselves, which are written to
+ * `cache` [capacity, latent + rope] from `position` on. cosines and sines [tokens, rope / 2] are of their positions. */
+K2QUANT_API int k2quant_attend(int isa, void* pool, const struct k2quant_attention* attention, float* x, int64_t tokens,
+                               float* cache, int64_t capacity, int64_t position, const float* cosines,
+                               const float* sines);
+
+/* x [tokens, hidden] -> normed [tokens, hidden] and the experts of each token in order of falling score, bias included:
+ * ids and weights [tokens, used]. */
+K2QUANT_API int k2quant_route(int isa, void* pool, const struct k2quant_router* router, const float* x, int64_t tokens,
+                              float* normed, int64_t* ids, float* weights);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,1 @@
+"""Which block type each tensor of a file gets."""

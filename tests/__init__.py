@@ -1,0 +1,1 @@
+"""Tests. Each folder mirrors one package of the source."""

@@ -1,0 +1,89 @@
+"""A chat under test: the app without a terminal, and what is on its screen."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from textual.pilot import Pilot
+from textual.widgets import Markdown, Static
+
+from tests.tui.fake_engine import FakeEngine
+from tui.answer import Answer
+from tui.app import ChatApp
+from tui.conversation import ChatSettings
+from tui.prompt import Prompt
+
+
+@dataclass
+class Chat:
+    """The app, its engine and the keyboard. `told` are the messages in the corner, which go away by themselves."""
+
+    app: ChatApp
+    engine: FakeEngine
+    pilot: Pilot[None]
+    told: list[str]
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+        """Wait for what the test is about, whatever the machine is busy with."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                await self.pilot.pause(0.01)
+
+    async def shows(self, *texts: str) -> None:
+        """Wait until all of `texts` can be read on the screen."""
+        await self.until(lambda: all(text in self.screen_text() for text in texts))
+
+    async def send(self, text: str) -> None:
+        """Write into the box and press Enter."""
+        self.app.query_one(Prompt).text = text
+        await self.pilot.press("enter")
+
+    async def ask(self, text: str) -> str:
+        """Send, wait for the end; returns the answer's Markdown."""
+        await self.until(lambda: not self.app.busy)
+        asked = len(self.engine.requests)
+        await self.send(text)
+        await self.until(lambda: len(self.engine.requests) > asked and not self.app.busy)
+        return self.answers[-1]
+
+    @property
+    def answers(self) -> list[str]:
+        return [markdown.source for markdown in self.app.query(Markdown)]
+
+    @property
+    def status(self) -> str:
+        return self.text_of("#status")
+
+    @property
+    def errors(self) -> list[str]:
+        return [str(widget.render()) for widget in self.app.query(".error").results(Static)]
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.app.query_one(Prompt)
+
+    @property
+    def last_answer(self) -> Answer:
+        return self.app.query(Answer).last()
+
+    def text_of(self, selector: str) -> str:
+        return str(self.app.query_one(selector, Static).render())
+
+    def screen_text(self) -> str:
+        """The characters on the screen, as a person sees them."""
+        lines = self.app.screen._compositor.render_strips()
+        return "\n".join("".join(segment.text for segment in strip) for strip in lines)
+
+
+@asynccontextmanager
+async def chat(engine: FakeEngine, settings: ChatSettings | None = None) -> AsyncIterator[Chat]:
+    """A running app of 80 x 24 characters; at the end no two answers may have overlapped."""
+    app = ChatApp(engine, settings)
+    told: list[str] = []
+    notify = app.notify
+    app.notify = lambda message, **options: (told.append(message), notify(message, **options))  # type: ignore
+    async with app.run_test(size=(80, 24)) as pilot:
+        yield Chat(app, engine, pilot, told)
+    engine.close()
+    assert not engine.overlapped

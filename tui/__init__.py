@@ -1,0 +1,1 @@
+"""The chat app. It talks to an Engine and nothing else, and never imports torch."""
