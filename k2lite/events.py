@@ -143,7 +143,46 @@ class Finished:
         return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s > 0 else 0.0
 
 
-Event = LoadProgress | PrefillProgress | Token | Finished
+@dataclass(frozen=True)
+class TierReport:
+    """What one tier holds and has done for routed experts since the model was loaded; decoding and prefill together.
+
+    `roof_bytes_per_s` is what the probe measured, None where nothing did. `name` is "card 0", "RAM", "drive".
+    """
+
+    name: str
+    capacity_bytes: int
+    used_bytes: int
+    hits: int
+    bytes: int
+    busy_s: float
+    roof_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ExpertReport:
+    """Where the routed experts are and how much they are used: for a screen, a log, `--json`.
+
+    `places` and `heat` have one text per layer with experts, from `first_layer` on, and in it one character per expert:
+    a place is "." on the drive, "r" in RAM, "0" to "9" the number of a card; heat goes from "0" (cold) to "9".
+    `used` are the experts of the latest token, per layer. Counters run since the model was loaded.
+    """
+
+    first_layer: int
+    places: tuple[str, ...]
+    heat: tuple[str, ...]
+    used: tuple[tuple[int, ...], ...]
+    tier_reports: tuple[TierReport, ...]
+    evictions: int = 0
+    promotions: int = 0
+    stall_s: float = 0.0
+    queue_depth: float = 0.0
+    lookahead_reads: int = 0
+    lookahead_used: int = 0
+    notes: tuple[str, ...] = ()
+
+
+Event = LoadProgress | PrefillProgress | Token | ExpertReport | Finished
 
 
 @dataclass(frozen=True)

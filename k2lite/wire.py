@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
-from k2lite.events import EngineInfo, Event, Message, Request, Sampling, ToolCall
+from k2lite.events import EngineInfo, Event, Message, Request, Sampling, TierReport, ToolCall
 from quant.errors import EngineError, K2Error
 
 Fields = dict[str, Any]
@@ -64,4 +64,9 @@ _RESTORE: dict[str, Callable[[Any], Any]] = {
     "messages": lambda messages: tuple(_record(Message, message) for message in messages),
     "tool_calls": lambda calls: tuple(ToolCall(**call) for call in calls),
     "tools": tuple,
+    "places": tuple,
+    "heat": tuple,
+    "notes": tuple,
+    "used": lambda layers: tuple(tuple(experts) for experts in layers),
+    "tier_reports": lambda reports: tuple(TierReport(**report) for report in reports),
 }
