@@ -133,7 +133,6 @@ class Attention:
             out[heads] = _attend(q[heads], k, latent @ value_up.transpose(1, 2), self._scale)
         return out.transpose(0, 1)
 
-
     def _head_slabs(self, w: QuantizedTensor, heads: slice) -> Tensor:
         """Decoded weights [h, rows, cols] of some heads of a [heads, rows, cols] tensor."""
         rows = w.shape[1]
@@ -164,4 +163,3 @@ def _head_blocks(heads: int, values_per_head: int) -> list[slice]:
     """Slices over the heads so that the scratch of one block stays within SCRATCH_VALUES."""
     step = max(1, min(heads, SCRATCH_VALUES // max(1, values_per_head)))
     return [slice(start, min(start + step, heads)) for start in range(0, heads, step)]
-

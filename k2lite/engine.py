@@ -31,7 +31,13 @@ def load_with_progress(path: Path | None, options: EngineOptions, report: Report
         report(LoadProgress(done, total))
 
     model_path = prepare_demo_model(report=report) if path is None else path
-    return load_model(model_path, kernels=options.kernels, threads=options.threads, progress=report_bytes)
+    return load_model(
+        model_path,
+        kernels=options.kernels,
+        threads=options.threads,
+        pin_threads=options.pin_threads,
+        progress=report_bytes,
+    )
 
 
 class LocalEngine:

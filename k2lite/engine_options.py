@@ -11,11 +11,15 @@ MAX_THREADS = 512
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """`context_tokens` None means the model's own context, at most DEFAULT_CONTEXT_TOKENS; `threads` None all cores."""
+    """`context_tokens` None means the model's own context, at most DEFAULT_CONTEXT_TOKENS; `threads` None all cores.
+
+    `pin_threads` keeps each of the kernels' threads on a core of its own.
+    """
 
     context_tokens: int | None = None
     threads: int | None = None
     kernels: str = DEFAULT_KERNELS
+    pin_threads: bool = False
     prefill_chunk_tokens: int = 512
 
     def __post_init__(self) -> None:

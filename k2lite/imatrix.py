@@ -42,6 +42,7 @@ class ImatrixJob:
     process_output: bool = False
     kernels: str = DEFAULT_KERNELS
     threads: int | None = None
+    pin_threads: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,12 @@ def collect_imatrix(
         earlier = Stopped.find(job.destination, origin)
         run = _Run(job, origin, stop or threading.Event(), save_every_s)
         loaded = load_model(
-            job.model, kernels=job.kernels, threads=job.threads, progress=loading, wrap_kernels=run.collecting
+            job.model,
+            kernels=job.kernels,
+            threads=job.threads,
+            pin_threads=job.pin_threads,
+            progress=loading,
+            wrap_kernels=run.collecting,
         )
         stack.callback(loaded.close)
         if job.threads is not None:

@@ -57,6 +57,7 @@ def load_model(
     *,
     kernels: str = DEFAULT_KERNELS,
     threads: int | None = None,
+    pin_threads: bool = False,
     progress: ByteProgress | None = None,
     wrap_kernels: Callable[[Kernels], Kernels] | None = None,
 ) -> LoadedModel:
@@ -67,7 +68,7 @@ def load_model(
     """
     with ExitStack() as stack:
         load = _loader(path)
-        engine = make_kernels(kernels, threads or usable_cores())
+        engine = make_kernels(kernels, threads or usable_cores(), pin_threads)
         stack.callback(engine.close)
         if load is _load_nf4:
             engine = with_nf4(engine)

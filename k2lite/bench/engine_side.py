@@ -24,11 +24,11 @@ class EngineSide:
     _loaded: LoadedModel
     _cache: KvCache
 
-    def load(self, path: str, capacity: int, threads: int | None, kernels: str) -> dict[str, Any]:
+    def load(self, path: str, capacity: int, threads: int | None, pin: bool, kernels: str) -> dict[str, Any]:
         """Load the model; returns facts about it."""
         threads = threads or usable_cores()
         torch.set_num_threads(threads)
-        self._loaded = self._open(path=Path(path), kernels=kernels, threads=threads)
+        self._loaded = self._open(path=Path(path), kernels=kernels, threads=threads, pin_threads=pin)
         model = self._loaded.model
         # Refuses a context that the model has not got.
         self._cache = model.new_cache(EngineOptions(capacity).context_for(model.config.context_length))

@@ -176,5 +176,6 @@ def _load_arguments(options: BenchOptions) -> dict[str, Any]:
         "path": str(options.path),
         "capacity": options.capacity,
         "threads": options.threads,
+        "pin": options.pin_threads,
         "kernels": options.kernels or EngineOptions.kernels,
     }

@@ -24,6 +24,7 @@ class BenchOptions:
     depth: int = 0
     rounds: int = 5
     threads: int | None = None
+    pin_threads: bool = False
     kernels: str | None = None
     context_tokens: int | None = None
     against: str | None = None

@@ -105,6 +105,7 @@ def _request(options: argparse.Namespace, path: Path) -> BenchOptions:
             depth=options.depth,
             rounds=options.rounds,
             threads=options.threads,
+            pin_threads=options.pin,
             kernels=options.kernels,
             context_tokens=options.ctx,
             against=options.against,

@@ -82,7 +82,7 @@ def _reference_path(options: argparse.Namespace) -> Path | None:
 def _load(path: Path | None, options: argparse.Namespace, show: Show, stack: ExitStack) -> "LoadedModel":
     from k2lite.engine import load_with_progress
 
-    engine_options = EngineOptions(threads=options.threads, kernels=options.kernels)
+    engine_options = EngineOptions(threads=options.threads, kernels=options.kernels, pin_threads=options.pin)
     loaded = load_with_progress(path, engine_options, partial(show_loading, show))
     stack.callback(loaded.close)
     return loaded

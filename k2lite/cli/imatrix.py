@@ -79,6 +79,7 @@ def _collect(options: argparse.Namespace) -> None:
             process_output=options.process_output,
             kernels=options.kernels,
             threads=options.threads,
+            pin_threads=options.pin,
         )
         report = collect_imatrix(job, loading=show.loaded_bytes, progress=show.collecting, stop=stop)
     _print_report(report)

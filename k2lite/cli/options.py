@@ -132,8 +132,9 @@ def add_context_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_compute_options(parser: argparse.ArgumentParser) -> None:
-    """Who multiplies: --threads, --kernels."""
+    """Who multiplies: --threads, --pin, --kernels."""
     add_option(parser, "--threads", type=thread_count, metavar="N", help="threads that compute (default: all cores)")
+    add_switch(parser, "--pin", help="keep every thread on a core of its own, where nothing else uses the machine")
     add_option(
         parser,
         "--kernels",
@@ -145,7 +146,9 @@ def add_compute_options(parser: argparse.ArgumentParser) -> None:
 
 def engine_options(options: argparse.Namespace) -> EngineOptions:
     """What add_context_option and add_compute_options were given. Raises RequestError."""
-    return EngineOptions(context_tokens=options.ctx, threads=options.threads, kernels=options.kernels)
+    return EngineOptions(
+        context_tokens=options.ctx, threads=options.threads, kernels=options.kernels, pin_threads=options.pin
+    )
 
 
 def add_answer_options(parser: argparse.ArgumentParser) -> None:

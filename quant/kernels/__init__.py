@@ -90,35 +90,43 @@ class Kernels(Protocol):
         """End the threads. Safe to call twice; products after it raise RuntimeError."""
 
 
-def _reference(threads: int) -> Kernels:
+def _reference(threads: int, pin: bool) -> Kernels:
     from quant.kernels.reference import ReferenceKernels
 
+    _refuse_to_pin("reference", pin)
     return ReferenceKernels()
 
 
-def _ggml(threads: int) -> Kernels:
+def _ggml(threads: int, pin: bool) -> Kernels:
     from quant.kernels.ggml import GgmlKernels
 
+    _refuse_to_pin("ggml", pin)
     return GgmlKernels(threads)
 
 
-def _native(threads: int) -> Kernels:
+def _native(threads: int, pin: bool) -> Kernels:
     from quant.kernels.native import NativeKernels
 
-    return NativeKernels(threads)
+    return NativeKernels(threads, pin=pin)
+
+
+def _refuse_to_pin(name: str, pin: bool) -> None:
+    if pin:
+        raise UnsupportedError(f"the threads of {name} kernels cannot be pinned: leave out --pin or use native kernels")
 
 
 # Imported where they are made: the reference works where llama-cpp-python and the native library are not there.
-KERNELS: dict[str, Callable[[int], Kernels]] = {"reference": _reference, "ggml": _ggml, "native": _native}
+KERNELS: dict[str, Callable[[int, bool], Kernels]] = {"reference": _reference, "ggml": _ggml, "native": _native}
 
 
-def make_kernels(name: str, threads: int) -> Kernels:
+def make_kernels(name: str, threads: int, pin: bool = False) -> Kernels:
     """The implementation called `name`, with `threads` threads in all, the caller's included.
 
-    "reference" has no threads of its own: it computes with torch's. Raises UnsupportedError that lists the names.
+    `pin` keeps every thread but the caller's on a core of its own, which only "native" can do. "reference" has no
+    threads of its own: it computes with torch's. Raises UnsupportedError that lists the names.
     """
     if name not in KERNELS:
         raise UnsupportedError(f"unknown kernels {name!r}: known are {', '.join(KERNELS)}")
     if threads < 1:
         raise UnsupportedError(f"{threads} threads cannot compute: give 1 or more")
-    return KERNELS[name](threads)
+    return KERNELS[name](threads, pin)

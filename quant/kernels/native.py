@@ -36,15 +36,15 @@ class NativeKernels:
 
     most_tokens = MOST_TOKENS
 
-    def __init__(self, threads: int, library: NativeLibrary | None = None) -> None:
+    def __init__(self, threads: int, library: NativeLibrary | None = None, pin: bool = False) -> None:
         self._library = library or load_native()
         self._own = frozenset(block for block in (*BLOCK_TYPES, NF4) if self._library.multiplies(block.ggml_id))
         self._threads = threads
         self._turn = threading.Lock()
         self._rare: Kernels | None = None
         pool = ctypes.c_void_p()
-        nodes_of_the_system, pinned = 0, 0
-        self._library.call("k2quant_pool_open", threads, nodes_of_the_system, pinned, ctypes.addressof(pool))
+        nodes_of_the_system = 0
+        self._library.call("k2quant_pool_open", threads, nodes_of_the_system, int(pin), ctypes.addressof(pool))
         self._pool = pool.value
         self._end = weakref.finalize(self, self._library.call, "k2quant_pool_close", self._pool)
         self._end.atexit = False  # another thread may be computing then, and the process ends anyway

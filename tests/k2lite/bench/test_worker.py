@@ -9,7 +9,7 @@ import pytest
 from k2lite.bench.worker import Worker
 from quant.errors import EngineError, K2Error
 
-MISSING = {"path": "/nowhere/model.gguf", "capacity": 8, "threads": 1, "kernels": "native"}
+MISSING = {"path": "/nowhere/model.gguf", "capacity": 8, "threads": 1, "pin": False, "kernels": "native"}
 
 
 def test_a_side_answers_and_stands_still_in_between() -> None:

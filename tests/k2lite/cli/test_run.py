@@ -101,6 +101,20 @@ def test_a_name_that_no_file_can_have_is_one_line(k2lite: CommandLine, command: 
     assert output.err.startswith("k2lite: cannot ") and output.err.count("\n") == 1
 
 
+def test_pinned_threads_give_the_same_answer(k2lite: CommandLine, tiny_file: Path) -> None:
+    free, pinned = (
+        json.loads(k2lite("run", tiny_file, "-p", "hi", "--json", "--threads", 2, *more, *GREEDY).out)
+        for more in ((), ("--pin",))
+    )
+    assert pinned["token_ids"] == free["token_ids"]
+
+
+def test_pinning_what_cannot_be_pinned_is_refused(k2lite: CommandLine, tiny_file: Path) -> None:
+    output = k2lite("run", tiny_file, "-p", "hi", "--pin", "--kernels", "ggml")
+    assert output.status == 1
+    assert "leave out --pin" in output.err
+
+
 def test_a_prompt_longer_than_the_context_is_refused(k2lite: CommandLine, tiny_file: Path) -> None:
     output = k2lite("run", tiny_file, "-p", "x" * 50, "--ctx", 16)
     assert (output.status, output.out) == (1, "")

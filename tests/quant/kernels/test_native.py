@@ -1,6 +1,7 @@
 """What is special to the native kernels: threads, the way of other types to other kernels, errors beside ggml's."""
 
 import gc
+import os
 import threading
 from pathlib import Path
 
@@ -141,3 +142,16 @@ def test_a_library_that_was_not_built_is_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("quant.kernels.native.load_native", load_native.__wrapped__)
     with pytest.raises(LibraryError, match="build it with"):
         make_kernels("native", 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind threads to cores")
+def test_pinned_threads_have_a_core_each_and_the_caller_has_all() -> None:
+    before = set(Path("/proc/self/task").iterdir())
+    allowed = os.sched_getaffinity(0)
+    kernels = make_kernels("native", 2, pin=True)
+    try:
+        (started,) = set(Path("/proc/self/task").iterdir()) - before
+        assert len(os.sched_getaffinity(int(started.name))) == 1
+        assert os.sched_getaffinity(0) == allowed
+    finally:
+        kernels.close()

@@ -96,6 +96,12 @@ def test_too_few_threads_are_refused(name: str, threads: int) -> None:
         make_kernels(name, threads)
 
 
+@pytest.mark.parametrize("name", ["reference", "ggml"])
+def test_threads_that_cannot_be_pinned(name: str) -> None:
+    with pytest.raises(UnsupportedError, match="leave out --pin"):
+        make_kernels(name, 1, pin=True)
+
+
 def test_experts_whose_matrices_do_not_fit_together() -> None:
     small, large = (random_weights(block_type("Q8_0"), (rows, 32)) for rows in (32, 64))
     with pytest.raises(ValueError, match=r"down \[hidden, ff\]"):
