@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 NATIVE := $(shell find quant/native -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 
-.PHONY: chat test test-slow lint clean
+.PHONY: chat test test-slow lint check-native clean
 
 chat: .venv/.ready ## set up if needed, then talk to the demo model
 	@$(BIN)/k2lite chat
@@ -19,6 +19,12 @@ test-slow: .venv/.ready-test ## the long tests that `make test` leaves out
 lint: .venv/.ready-test ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check-native: ## the native code under the address, undefined-behaviour and thread sanitizers
+	cmake -S quant/native -B build/memory -DK2QUANT_SANITIZE=address,undefined
+	cmake --build build/memory --parallel 2 --target check
+	cmake -S quant/native -B build/threads -DK2QUANT_SANITIZE=thread
+	cmake --build build/threads --parallel 2 --target check
 
 clean: ## remove the environment and everything that was built
 	rm -rf .venv build quant/native/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
