@@ -11,6 +11,15 @@ _PASSES = 3
 _PARTS_PER_THREAD = 16
 
 
+def roof_memory(nbytes: int = ROOF_BYTES) -> np.ndarray:
+    """Memory to read, uint64 [nbytes / 8], filled with what no other page holds.
+
+    Pages that were never written are all the same one, and a machine's host may merge those of equal content: they
+    would then be read from a cache, at nearly twice the memory's speed.
+    """
+    return np.random.default_rng().integers(0, 1 << 64, nbytes // 8, dtype=np.uint64)
+
+
 def ram_read_bandwidth(threads: int, values: np.ndarray, passes: int = _PASSES) -> float:
     """Bytes per second that `threads` threads together read from `values`, the best of several passes."""
     # Adding up 8-byte integers is the fastest reader that numpy and torch have; it releases the interpreter's lock.
@@ -31,8 +40,8 @@ class RoofSide:
         self._values = np.empty(0, np.uint64)
 
     def load(self, nbytes: int = ROOF_BYTES) -> dict[str, Any]:
-        """Take the memory. Pages that were never written would all be the same one."""
-        self._values = np.ones(nbytes // 8, np.uint64)
+        """Take the memory."""
+        self._values = roof_memory(nbytes)
         return {}
 
     def roof(self, threads: int) -> dict[str, Any]:
