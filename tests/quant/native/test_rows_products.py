@@ -17,8 +17,12 @@ FLOAT_BOUND = 3e-7
 FEW_RESULTS = 4  # errors of a handful spread wider
 
 
+def is_float(block: BlockType) -> bool:
+    return block == NF4 or block.block_weights == 1
+
+
 def bound(block: BlockType) -> float:
-    return FLOAT_BOUND if block == NF4 or block.block_weights == 1 else BOUND
+    return FLOAT_BOUND if is_float(block) else BOUND
 
 
 @pytest.fixture
@@ -45,6 +49,14 @@ def test_rows_of_every_length(block: BlockType, x: torch.Tensor) -> None:
             part = x[:tokens, :cols].contiguous()
             error = (product(part, w).double() - exact_product(part, w)).norm().item()
             assert error < bound(block) * part.norm().item() * 5**0.5 * FEW_RESULTS, (cols, tokens)
+
+
+@pytest.mark.parametrize("block", [block for block in TYPES if not is_float(block)], ids=by_name)
+def test_long_rows(block: BlockType) -> None:
+    cols = 18432 + 32 if block.block_weights == 32 else 18432 + 256
+    w = random_weights(block, (5, cols))
+    x = torch.randn(1, cols, generator=torch.Generator().manual_seed(6))
+    assert relative_error(product(x, w), exact_product(x, w)) < bound(block)
 
 
 @pytest.mark.parametrize("block", TYPES, ids=by_name)
