@@ -22,6 +22,7 @@ from k2lite.model import Model
 from k2lite.model_checkpoint import ModelCheckpoint
 from k2lite.tokenizer import Tokenizer
 from k2lite.weights import build_model, float_tensor
+from offload.probe_host import usable_cores
 from quant.checkpoint.checkpoint import Checkpoint
 from quant.errors import CheckpointError, GgufError, K2Error
 from quant.files.paths import is_folder
@@ -76,12 +77,6 @@ def load_model(
         loaded = load(path, engine, stack, progress or _no_progress)
         loaded.resources = stack.pop_all()
         return loaded
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may run on: two threads on one core gain nothing where memory is the limit."""
-    physical = psutil.cpu_count(logical=False) or 1
-    return max(1, min(physical, len(psutil.Process().cpu_affinity())))
 
 
 def _no_progress(done_bytes: int, total_bytes: int) -> None:

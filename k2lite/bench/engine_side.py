@@ -14,7 +14,8 @@ from k2lite.bench.token_bytes import weight_bytes_per_token
 from k2lite.config_gguf import config_from_gguf
 from k2lite.engine_options import EngineOptions
 from k2lite.kv_cache import KvCache
-from k2lite.load import LoadedModel, load_model, usable_cores
+from k2lite.load import LoadedModel, load_model
+from offload.probe_host import usable_cores
 from quant.gguf.gguf_file import GgufFile
 
 
