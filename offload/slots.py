@@ -12,7 +12,7 @@ ExpertKey = tuple[int, int]  # layer, expert
 
 @dataclass(frozen=True)
 class SizeClass:
-    """Experts that take equally many bytes: `count` of them, 1 or more, `slot_bytes` each, all that a slot needs included."""
+    """Experts that take equally many bytes: `count` of them, 1 or more, in slots of `slot_bytes`."""
 
     slot_bytes: int
     count: int
