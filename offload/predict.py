@@ -73,8 +73,8 @@ def tier_shares(model: ModelBytes, placement: Placement, hits: HitCurve) -> Shar
 def _decode(machine: Machine, model: ModelBytes, placement: Placement, depth: int, case: Assumptions) -> Speed:
     efficiency = case.efficiency
     times = _layer_times(machine, model, placement, case)
-    resident_s = _resident_s(machine, model, placement, depth, efficiency)
     overhead_s = len(model.layers) * efficiency.layer_s
+    resident_s = fixed_seconds(machine, model, placement, depth, efficiency) - overhead_s
     layers = model.expert_layers
     total_s = resident_s + overhead_s + layers * times.mean_s
     parts = {
@@ -109,11 +109,13 @@ def _card_rate(machine: Machine, places: Sequence[Place]) -> float:
     return held / sum(times)
 
 
-def _resident_s(
+def fixed_seconds(
     machine: Machine, model: ModelBytes, placement: Placement, depth: int, efficiency: Efficiency
 ) -> float:
-    """Reading what every token needs, place after place, with the cache of `depth` tokens and its arithmetic."""
-    seconds, layers = 0.0, len(model.layers)
+    """What a token takes besides its experts: reading what every token needs, place after place, with the cache of
+    `depth` tokens and its arithmetic, and what every layer loses."""
+    layers = len(model.layers)
+    seconds = layers * efficiency.layer_s
     for place, card in zip(placement.cards, machine.cards, strict=True):
         share = place.layers / layers
         attention_s = depth * model.pair_flops * share / (card.flops * efficiency.flops)

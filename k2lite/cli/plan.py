@@ -17,6 +17,8 @@ from quant.recipe.recipe import RECIPES, recipe_named
 if TYPE_CHECKING:
     from offload.machine import Machine
     from offload.model_bytes import ModelBytes
+    from offload.plan import Plan
+    from offload.plan_trace import Replayed
 
 DESCRIPTION = """Say what goes where on this machine or on a described one, how fast it will be, what limits it, and
 what to change for more speed. Needs no weights: a family's name or a config.json is enough. What is not described is
@@ -27,6 +29,7 @@ EXAMPLES = """examples:
   k2lite plan k2.gguf --ctx 32k                                a file that is there
   k2lite plan k2 --gpus 4xRTX4090 --ram 512G --ram-bw 330G/s --drive 12G/s
   k2lite plan k2-thinking --gpus 2x24G,1x16G --ram 256G --drive none
+  k2lite plan k2.gguf --trace routing.jsonl                    with the hits of a recorded answer
   k2lite plan ./DeepSeek-V3/config.json --type Q3_K_M --json
 
 Families: k2, k2-thinking, k2.5, deepseek-v3, moonlight, v2-lite. G of memory is 1024^3 bytes, G/s is 1000^3."""
@@ -46,6 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--type", type=str.upper, metavar="TYPE", help=f"how it is quantized: {', '.join(RECIPES)}")
     add_machine_options(parser)
     add_context_option(parser)
+    add_option(
+        parser, "--trace", type=Path, metavar="FILE", help="replay a routing recorded by k2lite run --record-routing"
+    )
     add_option(parser, "--threads", type=thread_count, metavar="N", help="threads that measure (default: all cores)")
     add_switch(parser, "--json", help="one JSON object")
 
@@ -59,9 +65,19 @@ def execute(options: argparse.Namespace) -> int:
     context = EngineOptions(options.ctx).context_for(model.context_tokens)
     machine = _machine(options)
     plan = make_plan(machine, model, Workload.of_context(context))
-    steps = next_steps(plan)
-    print(json.dumps(plan_record(plan, steps)) if options.json else "\n".join(plan_lines(plan, steps)))
+    steps, replayed = next_steps(plan), _replayed(options.trace, plan)
+    if options.json:
+        print(json.dumps(plan_record(plan, steps, replayed)))
+    else:
+        print("\n".join(plan_lines(plan, steps, replayed)))
     return 0 if plan.placement.fits else 1
+
+
+def _replayed(trace: Path | None, plan: "Plan") -> "Replayed | None":
+    from offload.plan_trace import replay_plan
+    from offload.trace import read_trace
+
+    return None if trace is None or not plan.placement.fits else replay_plan(plan, read_trace(trace))
 
 
 def _check_type(name: str | None) -> None:

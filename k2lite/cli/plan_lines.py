@@ -8,12 +8,13 @@ from k2lite.safe_text import one_line
 from k2lite.sizes import format_bytes
 from offload.placement import Place
 from offload.plan import Plan, Step
+from offload.plan_trace import Replayed
 from offload.predict import Prediction
 
 _MOST_STEPS = 5
 
 
-def plan_lines(plan: Plan, steps: Sequence[Step]) -> list[str]:
+def plan_lines(plan: Plan, steps: Sequence[Step], replayed: Replayed | None = None) -> list[str]:
     """What goes where, how fast, and what would help."""
     lines = [*_head_lines(plan), "", *_place_lines(plan)]
     missing = plan.placement.missing_bytes
@@ -23,13 +24,15 @@ def plan_lines(plan: Plan, steps: Sequence[Step]) -> list[str]:
         depth, prompt = plan.workload.depth, plan.workload.prompt_tokens
         lines += ["", *_speed_lines("decode", plan.decode, f"behind {depth:,} tokens")]
         lines += _speed_lines("prefill", plan.prefill, f"of {prompt:,} new tokens")
+    if replayed is not None:
+        lines += _replay_lines(replayed)
     if steps:
         lines += ["", "what would help, one change at a time"]
         lines += [_step_line(step, plan) for step in steps[:_MOST_STEPS]]
     return lines
 
 
-def plan_record(plan: Plan, steps: Sequence[Step]) -> dict[str, Any]:
+def plan_record(plan: Plan, steps: Sequence[Step], replayed: Replayed | None = None) -> dict[str, Any]:
     """The same, in bytes and tokens/s."""
     model, placement = plan.model, plan.placement
     machine = asdict(plan.machine)
@@ -54,6 +57,7 @@ def plan_record(plan: Plan, steps: Sequence[Step]) -> dict[str, Any]:
         "drive_expert_bytes": placement.drive_expert_bytes,
         "decode": None if plan.decode is None else asdict(plan.decode),
         "prefill": None if plan.prefill is None else asdict(plan.prefill),
+        "replay": None if replayed is None else _replay_record(replayed),
         # JSON has no infinity: null where the model cannot run now
         "steps": [asdict(step) | {"gain": step.gain if plan.decode is not None else None} for step in steps],
     }
@@ -119,6 +123,35 @@ def _speed_lines(what: str, prediction: Prediction, where: str) -> list[str]:
         f"{what:8} {_three(bad.tokens_per_s)} to {_three(good.tokens_per_s)} tokens/s {where}, limited by "
         + (good.limit if good.limit == bad.limit else f"{bad.limit} or {good.limit}")
     ]
+
+
+def _replay_lines(replayed: Replayed) -> list[str]:
+    good, bad = replayed.good, replayed.bad
+    shares = ", ".join(f"{tier} {100 * good.share(tier):.1f} %" for tier in good.hits)
+    lines = [
+        f"replay   {_three(bad.tokens_per_s)} to {_three(good.tokens_per_s)} tokens/s over {replayed.tokens:,} "
+        f"recorded tokens, {100 * good.stall_s / good.seconds:.0f} % of the time waiting for the drive",
+        f"         experts found on {shares}; {good.promotions:,} copied to cards",
+    ]
+    if not replayed.same_shape:
+        lines.append("         (recorded with a model of another shape: the same shares of its experts were kept)")
+    return lines
+
+
+def _replay_record(replayed: Replayed) -> dict[str, Any]:
+    cases = {"good": replayed.good, "bad": replayed.bad}
+    return {"same_shape": replayed.same_shape, "tokens": replayed.tokens} | {
+        name: {
+            "tokens_per_s": found.tokens_per_s,
+            "shares": {tier: found.share(tier) for tier in found.hits},
+            "bytes": dict(found.nbytes),
+            "stall_s": found.stall_s,
+            "seconds": found.seconds,
+            "promotions": found.promotions,
+            "evictions": found.evictions,
+        }
+        for name, found in cases.items()
+    }
 
 
 def _step_line(step: Step, plan: Plan) -> str:

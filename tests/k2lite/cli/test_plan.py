@@ -111,3 +111,22 @@ def test_a_context_beyond_the_models_is_refused(k2lite: CommandLine) -> None:
     found = k2lite("plan", "moonlight", *SERVER, "--ctx", "1M")
     assert found.status == 1
     assert "8192" in found.err
+
+
+def test_a_recording_is_replayed(k2lite: CommandLine, shared_data: Path) -> None:
+    trace = shared_data / "traces" / "kimi-linear-48b.jsonl"
+    record = json.loads(k2lite("plan", "k2", *SERVER, "--trace", trace, "--json").out)
+    replay = record["replay"]
+    assert not replay["same_shape"]
+    assert replay["tokens"] == 200
+    assert replay["bad"]["tokens_per_s"] < replay["good"]["tokens_per_s"]
+    assert sum(replay["good"]["shares"].values()) == pytest.approx(1)
+    # Curve and replay are two ways to the same figure.
+    assert 0.5 < replay["good"]["tokens_per_s"] / record["decode"]["good"]["tokens_per_s"] < 1.5
+    assert "over 200 recorded tokens" in k2lite("plan", "k2", *SERVER, "--trace", trace).out
+
+
+def test_a_recording_of_a_model_with_other_uses_is_refused(k2lite: CommandLine, shared_data: Path) -> None:
+    found = k2lite("plan", "moonlight", *SERVER, "--trace", shared_data / "traces" / "olmoe-1b-7b.jsonl")
+    assert found.status == 1
+    assert "uses 8 experts in a layer and moonlight" in found.err
