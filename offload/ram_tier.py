@@ -5,6 +5,7 @@ Both look the same to who multiplies: `request` an expert, `collect` what has co
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Protocol
 
 import numpy as np
@@ -132,7 +133,11 @@ class MappedTier:
 class PagedTier:
     """Experts in the slots of an arena, read from the drive as they are wanted."""
 
-    def __init__(self, slabs: SlabMap, residency: Residency, arena: Arena, reader: DriveReader) -> None:
+    def __init__(
+        self, slabs: SlabMap, residency: Residency, arena: Arena, reader: DriveReader, files: ExitStack
+    ) -> None:
+        """`files` is what `close` closes: the reader's threads, then what they read."""
+        self._files = files
         self._slabs, self._residency, self._arena, self._reader = slabs, residency, arena, reader
         self._reads: dict[ExpertKey, Read] = {}
         self._in_slot: dict[Slot, tuple[ExpertKey, ExpertWeights]] = {}
@@ -205,4 +210,4 @@ class PagedTier:
 
     def close(self) -> None:
         """See RamTier.close."""
-        self._reader.close()
+        self._files.close()

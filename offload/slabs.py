@@ -1,7 +1,7 @@
 """Where the bytes of each expert lie in a model's files, and where they come to lie in a slot.
 
 A slab is an expert's part of one stacked tensor. Slabs begin at any multiple of 32, direct reads only at a block: a
-slot has room for the blocks around each slab, one part behind the other, and the tensor is a view at the right distance.
+slot has room for the blocks around each slab, one part behind the other, and tensors are views at the right distance.
 """
 
 from collections.abc import Mapping
