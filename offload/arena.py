@@ -1,16 +1,13 @@
 """One anonymous piece of memory, cut into the slots of a SlotTable once and for all. Nothing is allocated per token."""
 
-import contextlib
-import mmap
 from collections.abc import Sequence
 
 import numpy as np
 
 from offload.drive import BLOCK_BYTES
+from offload.resident import page_memory
 from offload.slots import SizeClass, Slot
 from quant.errors import StoreError
-
-_HUGE_PAGE_BYTES = 2 << 20
 
 
 class Arena:
@@ -27,16 +24,12 @@ class Arena:
             end += size_class.slot_bytes * count
         self.nbytes = end
         try:
-            # Pages of 2 MiB begin at multiples of that only, and an anonymous mapping may begin anywhere.
-            self._memory = mmap.mmap(-1, max(end, BLOCK_BYTES), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._memory = page_memory(end)
         except OSError as error:
             raise StoreError(
                 f"the system gives no {end / 1e9:.1f} GB of memory for experts ({error.strerror}): "
                 "ask for a smaller --ram-budget"
             ) from error
-        if hasattr(mmap, "MADV_HUGEPAGE") and end >= _HUGE_PAGE_BYTES:
-            with contextlib.suppress(OSError):  # a kernel without large pages: slower, and nothing else
-                self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._memory, dtype=np.uint8)
         self._view = memoryview(self._memory)
 

@@ -144,4 +144,4 @@ def _open_direct(path: Path) -> int | None:
 
 
 def _unreadable(path: Path, failure: OSError) -> StoreError:
-    return StoreError(f"cannot read {path}: {failure.strerror}: check the drive and the file, then load the model again")
+    return StoreError(f"cannot read {path}: {failure.strerror}: check the drive, then load the model again")

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_COPY_BYTES = 64 << 20
+_LINK_BYTES = 64 << 20
+_CARD_BYTES = 1 << 30  # what fits a card's cache would be copied faster than its memory can
 _PASSES = 3
 
 
@@ -35,22 +36,24 @@ def probe_cards(seconds: float = 0.5) -> list[CardFacts]:
 
 
 def _measured(torch: Any, number: int, seconds: float) -> CardFacts:
-    count = torch.cuda.device_count()
     free, total = torch.cuda.mem_get_info(number)
-    host = torch.empty(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+    host = torch.empty(_LINK_BYTES, dtype=torch.uint8, pin_memory=True)
     with torch.cuda.device(number):
-        first, second = (torch.empty(_COPY_BYTES, dtype=torch.uint8, device="cuda") for _ in range(2))
+        size = min(_CARD_BYTES, free // 4)
+        first, second = (torch.empty(size, dtype=torch.uint8, device="cuda") for _ in range(2))
+        target = first[:_LINK_BYTES]
         # A copy inside the card reads every byte and writes it: twice the traffic.
-        copied = _rate(torch, lambda: second.copy_(first), seconds / 2)
-        link = _rate(torch, lambda: first.copy_(host, non_blocking=True), seconds / 2)
-    peers = tuple(
-        other for other in range(count) if other != number and torch.cuda.can_device_access_peer(number, other)
-    )
-    return CardFacts(number, torch.cuda.get_device_name(number), total, free, 2 * copied, link, peers)
+        inside = 2 * size / _copy_seconds(torch, lambda: second.copy_(first), seconds / 2)
+        link = len(target) / _copy_seconds(
+            torch, lambda: target.copy_(host[: len(target)], non_blocking=True), seconds / 2
+        )
+    others = (other for other in range(torch.cuda.device_count()) if other != number)
+    peers = tuple(other for other in others if torch.cuda.can_device_access_peer(number, other))
+    return CardFacts(number, torch.cuda.get_device_name(number), total, free, inside, link, peers)
 
 
-def _rate(torch: Any, copy: Callable[[], object], seconds: float) -> float:
-    """Bytes/s of a copy of `_COPY_BYTES`, the best of several runs that together take about `seconds`."""
+def _copy_seconds(torch: Any, copy: Callable[[], object], seconds: float) -> float:
+    """What a copy takes, the best of several runs that together take about `seconds`."""
     copy()
     torch.cuda.synchronize()
     best_s, end = float("inf"), time.perf_counter() + seconds
@@ -61,4 +64,4 @@ def _rate(torch: Any, copy: Callable[[], object], seconds: float) -> float:
             copies += 1
             torch.cuda.synchronize()
         best_s = min(best_s, (time.perf_counter() - started) / copies)
-    return _COPY_BYTES / best_s
+    return best_s

@@ -158,16 +158,19 @@ class Residency:
 
     # From the drive to RAM
 
-    def reserve(self, key: ExpertKey, only_over: float | None = None) -> Slot | None:
+    def reserve(
+        self, key: ExpertKey, only_over: float | None = None, instead_of: ExpertKey | None = None
+    ) -> Slot | None:
         """A slot in RAM for an expert that shall be read, pinned until `arrived` or `failed`.
 
         None when every slot of its size is pinned, or when the one that would have to leave has a score above
-        `only_over`. The slot's former holder is forgotten at once.
+        `only_over`. The slot's former holder is forgotten at once: the lowest, or `instead_of`, who is here, of the
+        same size and not pinned.
         """
         size_class = self._class_of_layer[key[0]]
         slot = self.ram.put(key, size_class)
         if slot is None:
-            victim = self.ram.lowest(size_class)
+            victim = self.ram.lowest(size_class) if instead_of is None else instead_of
             if victim is None or (only_over is not None and self.scores.score(victim) > only_over):
                 return None
             self.ram.remove(victim)

@@ -1,10 +1,10 @@
 """Where the bytes of each expert lie in a model's files, and where they come to lie in a slot.
 
-A slab is an expert's part of one stacked tensor. Slabs begin at any multiple of 32, direct reads only at a block: a slot
-has room for the blocks around each slab, one part behind the other, and the tensor is a view at the right distance.
+A slab is an expert's part of one stacked tensor. Slabs begin at any multiple of 32, direct reads only at a block: a
+slot has room for the blocks around each slab, one part behind the other, and tensors are views at the right distance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,12 @@ class LayerSlabs:
         width = both.rows // 2
         return ExpertWeights(both.row_range(0, width), both.row_range(width, 2 * width), down)
 
+    def pack(self, expert: int, weights: ExpertWeights, slot: np.ndarray) -> None:
+        """Put the matrices of an expert to where `weights` of the same slot finds them."""
+        packed = self.weights(expert, slot)
+        for source, target in ((weights.gate, packed.gate), (weights.up, packed.up), (weights.down, packed.down)):
+            np.copyto(target.data, source.data)
+
 
 class SlabMap:
     """All experts of a model by layer number, and the files that they are in."""
@@ -107,10 +113,3 @@ class SlabMap:
             pieces += cut(self._file[part.path], begin, target, end - begin)
             start += part.room_bytes
         return pieces
-
-
-def slab_ranges(layers: Sequence[LayerSlabs]) -> list[tuple[Path, int, int]]:
-    """The files' byte ranges that experts take: path, first byte, length."""
-    return [
-        (part.path, part.offset, part.slab_bytes * layer.experts) for layer in layers for part in layer.parts
-    ]
