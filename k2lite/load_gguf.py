@@ -1,7 +1,6 @@
 """A GGUF file's weights into a model: mapped where memory holds them all, else with experts read as they are needed."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -81,10 +80,9 @@ def load_weights(
     config: ModelConfig,
     kernels: Kernels,
     memory: MemoryOptions,
-    stack: ExitStack,
     progress: ByteProgress,
 ) -> Model:
-    """The model, with its experts where `memory` allows. What has to be closed is put on `stack`. Raises K2Error."""
+    """The model, with its experts where `memory` allows. It has to be closed. Raises K2Error."""
     total = sum(info.nbytes for info in file.tensors.values())
     progress(0, total)
     layers = [layer for layer in range(config.n_layers) if not config.is_dense(layer)]
@@ -98,7 +96,6 @@ def load_weights(
     else:
         tensors = ResidentTensors(file, progress)
         model = build_model(config, tensors, kernels, _paged(config, slabs, memory, placement))
-    stack.callback(model.close)
     progress(total, total)
     return model
 
