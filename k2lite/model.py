@@ -108,6 +108,10 @@ class Model:
             raise RequestError("--record-routing has no effect: this model has no experts; leave it out")
         self._experts = RecordingExperts(self._experts, layers, path)
 
+    def settle(self) -> None:
+        """See offload.experts.Experts.settle."""
+        self._experts.settle()
+
     def close(self) -> None:
         """End what the experts do in the background. Safe to call twice."""
         self._experts.close()

@@ -68,6 +68,10 @@ class RecordingExperts:
         """See Experts.state."""
         return self._inner.state()
 
+    def settle(self) -> None:
+        """See Experts.settle."""
+        self._inner.settle()
+
     def close(self) -> None:
         """See Experts.close. Raises OutputError when the recording cannot be finished."""
         self._inner.close()

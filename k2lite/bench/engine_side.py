@@ -30,6 +30,7 @@ class EngineSide:
         torch.set_num_threads(threads)
         self._loaded = self._open(path=Path(path), kernels=kernels, threads=threads)
         model = self._loaded.model
+        model.settle()
         # Refuses a context that the model has not got.
         self._cache = model.new_cache(EngineOptions(capacity).context_for(model.config.context_length))
         return {

@@ -86,8 +86,8 @@ def test_each_missing_expert_of_a_chunk_is_read_once(k2: TinyModel) -> None:
         k2.model.forward(chunk, cache)
         after = experts._tiers.ram.reader_state()
         assert before is not None and after is not None
-        # what was read ahead of a layer and not chosen is on top: few, since 64 tokens go to nearly all
-        assert missing <= after.reads - before.reads <= missing + 6
+        # On top comes what makes room at first, in each size, and has to be read again.
+        assert missing <= after.reads - before.reads <= missing + 8 * len(residency.ram.slots)
         in_ram = sum(residency.place(key) == RAM for key in keys(k2))
         assert in_ram == len(keys(k2)) - missing
 
