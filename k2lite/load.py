@@ -60,11 +60,13 @@ def load_model(
     progress: ByteProgress | None = None,
     wrap_kernels: Callable[[Kernels], Kernels] | None = None,
     memory: MemoryOptions | None = None,
+    record_routing: Path | None = None,
 ) -> LoadedModel:
     """Open a GGUF file (or shard 1 of several), an NF4 folder, or a checkpoint, whose weights are then kept as F32.
 
     `progress` is told (bytes ready, bytes in all). `wrap_kernels` makes the kernels that the model shall use out of
-    those called `kernels`; `memory` says where experts may live. Raises K2Error.
+    those called `kernels`; `memory` says where experts may live, `record_routing` where to write down which are used.
+    Raises K2Error.
     """
     with ExitStack() as stack:
         load = _loader(path)
@@ -75,6 +77,9 @@ def load_model(
         if wrap_kernels is not None:
             engine = wrap_kernels(engine)
         loaded = load(path, engine, stack, progress or _no_progress, memory or MemoryOptions())
+        stack.callback(loaded.model.close)
+        if record_routing is not None:
+            loaded.model.record_routing(record_routing)
         loaded.resources = stack.pop_all()
         return loaded
 
@@ -107,7 +112,7 @@ def _load_gguf(
 ) -> LoadedModel:
     file = stack.enter_context(GgufFile.open(path))
     config = config_from_gguf(file.metadata)
-    model = load_weights(file, config, kernels, memory, stack, progress)
+    model = load_weights(file, config, kernels, memory, progress)
     tokenizer = Tokenizer.from_gguf(file.metadata)
     total = sum(info.nbytes for info in file.tensors.values())
     info = _info(config.name or path.stem, model, tokenizer, total, _main_type(file), stated_sampling_of(file.metadata))

@@ -1,7 +1,6 @@
 """A GGUF file's weights into a model: mapped where memory holds them all, else with experts read as they are needed."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,12 +12,13 @@ from k2lite.router import Router
 from k2lite.sizes import format_bytes
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
-from offload.experts import Experts
+from offload.experts import Experts, MappedExperts
 from offload.free_memory import default_budget_bytes
 from offload.lookahead import RouterGuess
 from offload.memory_options import MemoryOptions
 from offload.resident import FileRange, read_ranges
 from offload.slabs import SlabMap
+from offload.warm_up import WarmUp
 from quant.errors import GgufError, K2Error, RequestError
 from quant.gguf.gguf_file import GgufFile
 from quant.kernels import Kernels
@@ -81,24 +81,26 @@ def load_weights(
     config: ModelConfig,
     kernels: Kernels,
     memory: MemoryOptions,
-    stack: ExitStack,
     progress: ByteProgress,
 ) -> Model:
-    """The model, with its experts where `memory` allows. What has to be closed is put on `stack`. Raises K2Error."""
+    """The model, with its experts where `memory` allows. It has to be closed. Raises K2Error."""
     total = sum(info.nbytes for info in file.tensors.values())
     progress(0, total)
     layers = [layer for layer in range(config.n_layers) if not config.is_dense(layer)]
     slabs = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
     placement = place(file, config, slabs, memory, watched=isinstance(kernels, WeightWatcher))
     if placement.slot_bytes is None:
-        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, memory))
-        if total <= default_budget_bytes():  # what is watched may be larger, and would push itself out
-            for done in file.page_in():
+        roomy = total <= default_budget_bytes()  # what is watched may be larger, and would push itself out
+        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, memory, roomy))
+        if roomy:
+            # Without cards experts come in the background: an answer can begin before all are there.
+            names = [name for name in file.tensors if memory.cards or not is_expert_tensor(name)]
+            for done in file.page_in(names):
                 progress(min(done, total), total)
+        model.listen(None)
     else:
         tensors = ResidentTensors(file, progress)
         model = build_model(config, tensors, kernels, _paged(config, slabs, memory, placement))
-    stack.callback(model.close)
     progress(total, total)
     return model
 
@@ -153,16 +155,17 @@ def _token_bytes(config: ModelConfig) -> int:
     return _VECTORS_OF_A_TOKEN * 4 * config.hidden_size
 
 
-def _mapped(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions) -> MakeExperts | None:
-    """None for plain mapped experts."""
-    if not memory.cards:
-        return None
-    if not slabs.layers:
+def _mapped(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, warm_up: bool) -> MakeExperts:
+    """Mapped experts, brought into memory in the background, and with cards if there are some."""
+    if memory.cards and not slabs.layers:
         raise RequestError("--devices has no effect: this model has no experts to put there; leave it out")
 
     def make(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
         layers = mapped_layers(reader, routers)
-        return mapped_experts_with_cards(slabs, config.experts_per_token, kernels, layers, memory.cards)
+        if memory.cards:
+            return mapped_experts_with_cards(slabs, config.experts_per_token, kernels, layers, memory.cards)
+        arrays = [tensor.data for layer in layers.values() for tensor in layer.tensors]
+        return MappedExperts(layers, kernels, WarmUp(arrays) if warm_up and arrays else None)
 
     return make
 

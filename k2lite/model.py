@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from k2lite.kv_cache import KvCache
 from k2lite.norm import rms_norm
 from k2lite.rope import Rope
 from k2lite.router import Router
+from k2lite.routing_trace import RecordingExperts
 from offload.experts import Experts, for_all_tokens
 from offload.state import ExpertsState
 from quant.errors import EngineError, RequestError
@@ -98,6 +100,17 @@ class Model:
     def prefill_tokens(self) -> int | None:
         """How many tokens of a prompt are best given at once; None where that does not matter."""
         return self._experts.prefill_tokens
+
+    def record_routing(self, path: Path) -> None:
+        """From now on write down which experts generated tokens go to. Raises OutputError, RequestError."""
+        layers = [index for index, layer in enumerate(self._layers) if layer.router is not None]
+        if not layers:
+            raise RequestError("--record-routing has no effect: this model has no experts; leave it out")
+        self._experts = RecordingExperts(self._experts, layers, path)
+
+    def settle(self) -> None:
+        """See offload.experts.Experts.settle."""
+        self._experts.settle()
 
     def close(self) -> None:
         """End what the experts do in the background. Safe to call twice."""

@@ -18,6 +18,7 @@ from offload.slots import ExpertKey
 from offload.state import ExpertsState, TierState
 from offload.tally import Tally
 from offload.token_groups import group_by_expert
+from offload.warm_up import WarmUp, advise_needed
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
 from quant.tensor import QuantizedTensor
 
@@ -54,6 +55,9 @@ class Experts(Protocol):
     def prefill_tokens(self) -> int | None:
         """How many tokens of a prompt are best given at once; None where that does not matter."""
 
+    def settle(self) -> None:
+        """Wait until nothing runs in the background any more: for measurements, when nobody listens for a stop."""
+
     def close(self) -> None:
         """End what runs in the background. Safe to call twice."""
 
@@ -74,6 +78,11 @@ class StackedExperts:
     def experts(self) -> int:
         """See LayerExperts.experts."""
         return self.gate.shape[0]
+
+    @property
+    def tensors(self) -> tuple[QuantizedTensor, ...]:
+        """See LayerExperts.tensors."""
+        return self.gate, self.up, self.down
 
     @property
     def expert_bytes(self) -> int:
@@ -100,6 +109,11 @@ class FusedExperts:
         return self.gate_up.shape[0]
 
     @property
+    def tensors(self) -> tuple[QuantizedTensor, ...]:
+        """See LayerExperts.tensors."""
+        return self.gate_up, self.down
+
+    @property
     def expert_bytes(self) -> int:
         """See LayerExperts.expert_bytes."""
         return (self.gate_up.nbytes + self.down.nbytes) // self.gate_up.shape[0]
@@ -108,13 +122,14 @@ class FusedExperts:
 class MappedExperts:
     """All experts in mapped memory: the file's pages are the RAM tier and nothing is copied."""
 
-    def __init__(self, layers: Mapping[int, LayerExperts], kernels: Kernels, decay: float = _HEAT_DECAY) -> None:
-        """`decay` of the use counts, which are only shown."""
+    def __init__(self, layers: Mapping[int, LayerExperts], kernels: Kernels, warm_up: WarmUp | None = None) -> None:
+        """`warm_up` is bringing the experts into memory; it is then this object's to close."""
+        self._warm_up = warm_up
         self._layers = dict(layers)
         self._multiplier = Multiplier(kernels)
         self._experts: dict[ExpertKey, ExpertWeights] = {}  # those that were used before
         self._tally = Tally()
-        self._scores: DecayedScores[ExpertKey] = DecayedScores(decay)
+        self._scores: DecayedScores[ExpertKey] = DecayedScores(_HEAT_DECAY)
         self._first = min(self._layers, default=0)
 
     @property
@@ -138,7 +153,9 @@ class MappedExperts:
         """See Experts.announce."""
 
     def listen(self, stop: threading.Event | None) -> None:
-        """See Experts.listen. Nothing here takes long."""
+        """See Experts.listen. Nothing here takes long, but there is an answer as long as somebody may stop it."""
+        if self._warm_up is not None:
+            self._warm_up.pause(stop is not None)
 
     def counters(self) -> dict[str, int]:
         """See Experts.counters."""
@@ -158,14 +175,21 @@ class MappedExperts:
             tiers=(TierState("RAM", total, total, ram.experts, ram.nbytes, ram.busy_s),),
         )
 
+    def settle(self) -> None:
+        """See Experts.settle."""
+        if self._warm_up is not None:
+            self._warm_up.wait()
+
     def close(self) -> None:
         """See Experts.close. The mapping is its file's."""
+        if self._warm_up is not None:
+            self._warm_up.close()
 
     def _of_one_token(
         self, layer: int, x: Tensor, ids: Sequence[int], scales: Tensor, shared: ExpertWeights | None
     ) -> Tensor:
         """Every expert gets the same token: the sum is in the order of `ids`."""
-        experts = [self._expert(layer, index) for index in ids]
+        experts = self._found(layer, ids)
         self._count(layer, ids)
         if shared is not None:
             experts.append(shared)
@@ -181,8 +205,10 @@ class MappedExperts:
     def _of_many(self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None) -> Tensor:
         """Experts in rising order, each with its tokens."""
         groups = group_by_expert(ids, weights)
-        calls = [ExpertCall(self._expert(layer, group.expert), group.tokens, group.scales) for group in groups]
-        self._count(layer, [group.expert for group in groups])
+        ids_in_order = [group.expert for group in groups]
+        experts = self._found(layer, ids_in_order)
+        calls = [ExpertCall(expert, group.tokens, group.scales) for expert, group in zip(experts, groups, strict=True)]
+        self._count(layer, ids_in_order)
         self._tally.used[layer] = tuple(ids[-1].tolist())
         if shared is not None:
             calls.append(for_all_tokens(shared, len(x)))
@@ -190,12 +216,16 @@ class MappedExperts:
         self._multiplier.add(x, calls, y)
         return y
 
-    def _expert(self, layer: int, index: int) -> ExpertWeights:
-        """The expert, made once: describing three matrices takes longer than a narrow model's expert."""
-        expert = self._experts.get((layer, index))
-        if expert is None:
-            expert = self._experts[layer, index] = self._layers[layer].expert(index)
-        return expert
+    def _found(self, layer: int, ids: Sequence[int]) -> list[ExpertWeights]:
+        """Experts of a layer, each made once: describing three matrices takes longer than a narrow model's expert."""
+        fresh = [index for index in ids if (layer, index) not in self._experts]
+        for index in fresh:
+            self._experts[layer, index] = self._layers[layer].expert(index)
+        if fresh and self._warm_up is not None and not self._warm_up.is_done:
+            for index in fresh:
+                expert = self._experts[layer, index]
+                advise_needed([expert.gate.data, expert.up.data, expert.down.data])
+        return [self._experts[layer, index] for index in ids]
 
     def _count(self, layer: int, experts: Sequence[int]) -> None:
         self._tally.ram.add(len(experts), len(experts) * self._layers[layer].expert_bytes)

@@ -70,12 +70,16 @@ class LookAhead:
             return
         following, residency = self._next[layer], self._tiers.residency
         keys = [(following, expert) for expert in router(self._stream[1])[: self._width]]
-        missing = [key for key in keys if residency.place(key) == DRIVE and not residency.is_arriving(key)]
+        here = [key for key in keys if residency.place(key) != DRIVE]
+        for key in here:  # no guess makes room by sending away what another guess needs
+            self._tiers.hold(key)
         begun = self._guessed.setdefault(following, set())
-        for key in missing:
-            if self._tiers.ram.request(key, Urgency.LOOK_AHEAD):
+        for key in keys:
+            missing = residency.place(key) == DRIVE and not residency.is_arriving(key)
+            if missing and self._tiers.ram.request(key, Urgency.LOOK_AHEAD):
                 begun.add(key)
                 self.reads += 1
+        self._tiers.release(here)
 
     @property
     def precision(self) -> float:

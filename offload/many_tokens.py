@@ -28,6 +28,10 @@ from quant.kernels import ExpertCall, ExpertWeights
 _ROWS_OF_A_CALL = 1024
 _EXPERTS_OF_A_CALL = 16
 
+# A drive with so much to read ahead of it is busy.
+_BUSY_BYTES = 32 << 20
+_FEWEST_READS, _MOST_READS = 2, 8
+
 
 @dataclass(frozen=True, eq=False)
 class Work:
@@ -110,7 +114,8 @@ class ManyTokens:
     def _request(self, keys: deque[ExpertKey], urgency: Urgency) -> None:
         """Ask for experts in order, as far as there are slots, and take them out of `keys`.
 
-        What this pass has done with makes room first. Somebody whom it may still need leaves only for a demand.
+        What this pass has done with makes room first. Somebody whom it may still need leaves only for a demand, and
+        only as long as the drive has too little to do: each of these has to be read again.
         """
         tiers = self._tiers
         while keys:
@@ -118,11 +123,15 @@ class ManyTokens:
             size_class = tiers.residency.class_of(key[0])
             if not tiers.ram.is_under_way(key) and not tiers.residency.ram.free_slots(size_class):
                 victim = self._lowest_passed(size_class)
-                if victim is None and urgency != Urgency.DEMAND:
+                if victim is None and (urgency != Urgency.DEMAND or self._drive_is_busy(key[0])):
                     return
             if not tiers.ram.request(key, urgency, instead_of=victim):
                 return
             keys.popleft()
+
+    def _drive_is_busy(self, layer: int) -> bool:
+        enough = min(_MOST_READS, max(_FEWEST_READS, -(-_BUSY_BYTES // self._tiers.layers[layer].expert_bytes)))
+        return self._tiers.ram.open_reads >= enough
 
     def _lowest_passed(self, size_class: int) -> ExpertKey | None:
         heap, ram = self._passed.setdefault(size_class, []), self._tiers.residency.ram

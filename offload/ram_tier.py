@@ -17,6 +17,7 @@ from offload.slabs import SlabMap
 from offload.slots import ExpertKey, Slot
 from quant.errors import StoreError
 from quant.kernels import ExpertWeights
+from quant.tensor import QuantizedTensor
 
 
 class LayerExperts(Protocol):
@@ -32,6 +33,10 @@ class LayerExperts(Protocol):
     @property
     def expert_bytes(self) -> int:
         """Bytes of one expert, all three matrices."""
+
+    @property
+    def tensors(self) -> tuple[QuantizedTensor, ...]:
+        """What they are parts of."""
 
 
 class RamTier(Protocol):

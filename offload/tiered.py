@@ -105,6 +105,10 @@ class TieredExperts:
             notes=self._notes,
         )
 
+    def settle(self) -> None:
+        """See Experts.settle."""
+        self._tiers.pool.finish_moves()
+
     def close(self) -> None:
         """See Experts.close."""
         self._tiers.pool.close()
