@@ -91,30 +91,48 @@ class VirtualCard:
 
 
 @dataclass(eq=False)
-class _Move:
+class Move:
+    """A copy that was begun: which, how, and afterwards how long it took or why it failed."""
+
     move: Promotion | Demotion
     copy: Callable[[], None]
     seconds: float = 0.0
     error: BaseException | None = None
 
 
-class _Copier:
-    """The thread that copies for one card, one expert at a time."""
+class Copier(Protocol):
+    """Copies for one card, one expert at a time, while its owner does something else."""
+
+    def submit(self, move: Move) -> None:
+        """Copy behind those that wait."""
+
+    def done(self) -> list[Move]:
+        """Copies that have ended since the last call."""
+
+    def wait(self) -> None:
+        """Wait until something is done."""
+
+    def close(self) -> None:
+        """End what is under way and wait for it. Safe to call twice."""
+
+
+class _CopyThread:
+    """A Copier that is a thread."""
 
     def __init__(self, name: str) -> None:
         self._condition = threading.Condition()
-        self._waiting: deque[_Move] = deque()
-        self._done: list[_Move] = []
+        self._waiting: deque[Move] = deque()
+        self._done: list[Move] = []
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=f"k2lite-copy-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, move: _Move) -> None:
+    def submit(self, move: Move) -> None:
         with self._condition:
             self._waiting.append(move)
             self._condition.notify_all()
 
-    def done(self) -> list[_Move]:
+    def done(self) -> list[Move]:
         with self._condition:
             done, self._done = self._done, []
             return done
@@ -157,13 +175,19 @@ class Pool:
         residency: Residency,
         speeds: MeasuredSpeeds,
         ram_bytes: Callable[[ExpertKey], Callable[[], np.ndarray]],
+        copiers: Sequence[Copier] | None = None,
+        link_share: float = LINK_SHARE,
     ) -> None:
-        """`ram_bytes` of an expert gives, in the copying thread, the bytes of its slot in RAM, to copy from or to."""
+        """`ram_bytes` of an expert gives, in the copying thread, the bytes of its slot in RAM, to copy from or to.
+
+        `copiers`, one for each device, None for a thread for each. They get `link_share` of their links' time.
+        """
+        self._link_share = link_share
         self.devices = tuple(devices)
         self._residency, self._speeds, self._ram_bytes = residency, speeds, ram_bytes
-        self._copiers = [_Copier(device.name) for device in devices]
-        self._under_way: list[_Move] = []
-        self._finished: list[_Move] = []
+        self._copiers = [_CopyThread(device.name) for device in devices] if copiers is None else list(copiers)
+        self._under_way: list[Move] = []
+        self._finished: list[Move] = []
         self._allowance = [0.0] * len(devices)  # experts that each link may be given
         self.busy_s = [0.0] * len(devices)
         layers = sorted(residency.layout.counts)
@@ -189,7 +213,7 @@ class Pool:
         for card, copier in enumerate(self._copiers):
             nbytes = max(self._residency.layout.slot_bytes.values())
             link = self._speeds.speeds.cards[card].link_bytes_per_s
-            allowed = promotions_allowed(nbytes, link, seconds, LINK_SHARE)
+            allowed = promotions_allowed(nbytes, link, seconds, self._link_share)
             self._allowance[card] = min(self._allowance[card] + allowed, max(2.0, allowed))
             # The home layers' experts first, then any that is worth it.
             ordered = sorted(candidates, key=lambda key: self._home[key[0]] != card)
@@ -234,12 +258,12 @@ class Pool:
         for device in self.devices:
             device.close()
 
-    def _next(self, card: int, candidates: Sequence[ExpertKey]) -> _Move | None:
+    def _next(self, card: int, candidates: Sequence[ExpertKey]) -> Move | None:
         home = [key for key in candidates if self._home[key[0]] == card]
         move = self._residency.promotion([card], home) or self._residency.promotion([card], candidates)
         if move is None:
             return None
         device, in_ram = self.devices[card], self._ram_bytes(move.key)
         if isinstance(move, Promotion):
-            return _Move(move, lambda: device.upload(in_ram(), move.target))
-        return _Move(move, lambda: device.download(move.source, in_ram()))
+            return Move(move, lambda: device.upload(in_ram(), move.target))
+        return Move(move, lambda: device.download(move.source, in_ram()))

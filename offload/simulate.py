@@ -1,23 +1,29 @@
 """The runtime's own decisions on a recorded routing, in virtual time: who would have been where, and how long it took.
 
-Who is where is decided by the runtime's own class; only the clock, the drive and the links are made up. What a token
-does besides its experts takes a time that is given.
+The code that runs is that of the runtime: residency, the order of reads and products, promotions, look-ahead. Only the
+clock, processor, drive, cards and links are made up (offload.virtual_time). What a token does besides its experts takes
+a time that is given.
 """
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-from offload.dispatch import CardSpeeds, MachineSpeeds, promotions_allowed
-from offload.reader import Urgency
-from offload.residency import DRIVE, RAM, Demotion, ExpertLayout, Promotion, Residency, decayed_counts
-from offload.slots import ExpertKey
-from offload.trace import RoutingTrace, TokenRouting
+import torch
+from torch import Tensor
+
+from offload.dispatch import MachineSpeeds, MeasuredSpeeds, promotions_allowed
+from offload.lookahead import RouterGuess
+from offload.pool import LINK_SHARE, Pool
+from offload.residency import DRIVE, ExpertLayout, Residency, decayed_counts
+from offload.tally import Tally, TierTally
+from offload.tiered import TieredExperts
+from offload.tiers import LayerFacts, Tiers
+from offload.trace import RoutingTrace
 from offload.virtual_drive import VirtualDrive
+from offload.virtual_time import VirtualClock, VirtualProcessor, VirtualRam, machine_parts, one_row
 from quant.errors import RequestError
-
-# Of a link's time, for promotions.
-LINK_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class Workplace:
     `token_s` once a token. `layer_scale` is how many layers of the model one layer of the trace stands for.
     `cards_are_virtual`: they lie in host memory and are multiplied by the CPU, in turn. `warm`: RAM is full from the
     start, of experts that nobody has asked for, as after reading ahead in the background. `decay` of use counts: None
-    takes the runtime's.
+    takes the runtime's. `guessed_right` is how often the look-ahead's guess of an expert is right, None for no
+    look-ahead.
     """
 
     speeds: MachineSpeeds
@@ -44,6 +51,7 @@ class Workplace:
     cards_are_virtual: bool = False
     warm: bool = False
     decay: float | None = None
+    guessed_right: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class Simulated:
     evictions: int
     promotions: int
     budget_promotions: float
+    lookahead_reads: int
+    lookahead_used: int
     token_seconds: tuple[float, ...] = field(repr=False, default=())
 
     @property
@@ -85,24 +95,45 @@ def simulate(trace: RoutingTrace, workplace: Workplace) -> Simulated:
 
 
 class _Replay:
-    """One replay; the time is `now`."""
+    """One replay."""
 
     def __init__(self, trace: RoutingTrace, workplace: Workplace) -> None:
-        self._trace, self._place = trace, workplace
-        layers = range(trace.layers)
-        counts, sizes = dict.fromkeys(layers, trace.experts), dict.fromkeys(layers, workplace.slot_bytes)
-        layout = ExpertLayout(counts, sizes, trace.used_per_layer)
+        self._trace, self._place, self._clock = trace, workplace, VirtualClock()
+        layers, size = range(trace.layers), int(workplace.work_bytes)
+        layout = ExpertLayout(
+            dict.fromkeys(layers, trace.experts), dict.fromkeys(layers, workplace.slot_bytes), trace.used_per_layer
+        )
         try:
             self._residency = Residency(layout, workplace.ram_bytes, workplace.card_bytes, workplace.decay)
         except ValueError as error:
             raise RequestError(str(error)) from error
-        speeds = workplace.speeds
-        self._drive = VirtualDrive(speeds.drive_bytes_per_s, speeds.drive_latency_s)
-        self._cards = speeds.cards[: len(workplace.card_bytes)]
-        self._copies = [_Copies(card) for card in self._cards]
-        self._allowance = [0.0] * len(self._cards)
-        self.now = self.stall_s = self.budget_promotions = 0.0
-        self._hits = dict.fromkeys([*(f"card {number}" for number in range(len(self._cards))), "RAM", "drive"], 0)
+        facts = dict.fromkeys(layers, LayerFacts(trace.experts, size, size))
+        self._guess = _Guess(trace, workplace.guessed_right)
+        self._tiers = self._made_tiers(facts)
+        routers = {} if workplace.guessed_right is None else self._guess.routers()
+        self._experts = TieredExperts(self._tiers, routers)
+        self._x, self._weights = one_row(trace.used_per_layer)
+        self.budget_promotions = 0.0
+
+    def _made_tiers(self, facts: Mapping[int, LayerFacts]) -> Tiers:
+        clock, place, speeds = self._clock, self._place, self._place.speeds
+        drive = None
+        if place.ram_bytes is not None:
+            drive = VirtualDrive(speeds.drive_bytes_per_s, speeds.drive_latency_s)
+        ram = VirtualRam(clock, self._residency, drive, place.work_bytes)
+        count = len(place.card_bytes)
+        devices, links = machine_parts(clock, speeds, count, place.work_bytes, beside=not place.cards_are_virtual)
+        measured = MeasuredSpeeds(speeds)
+        return Tiers(
+            layers=facts,
+            residency=self._residency,
+            ram=ram,
+            pool=Pool(devices, self._residency, measured, ram.slot_bytes, links, place.link_share),
+            multiplier=VirtualProcessor(clock, speeds.cpu_bytes_per_s, place.work_bytes),
+            speeds=measured,
+            tally=Tally(cards=tuple(TierTally() for _ in range(count))),
+            clock=clock,
+        )
 
     def run(self) -> Simulated:
         """All tokens behind the prompt, which only leaves its scores."""
@@ -113,16 +144,21 @@ class _Replay:
             used = [token[layer] for token in prompt]
             for expert, count in decayed_counts(used, self._residency.scores.decay).items():
                 self._residency.use((layer, expert), count)
-        times = [self._token(token) for token in self._trace.tokens[len(prompt) :]]
+        times = [self._token(number) for number in range(len(prompt), len(self._trace.tokens))]
+        tally, state = self._tiers.tally, self._experts.state()
+        hits = {f"card {number}": card.experts for number, card in enumerate(tally.cards)}
+        hits |= {"RAM": tally.ram.experts, "drive": tally.drive.experts}
         return Simulated(
             tokens=len(times),
             seconds=sum(times),
-            hits=self._hits,
-            nbytes={tier: count * self._place.work_bytes for tier, count in self._hits.items()},
-            stall_s=self.stall_s * self._place.layer_scale,
-            evictions=self._residency.evictions,
-            promotions=self._residency.promotions,
+            hits=hits,
+            nbytes={tier: count * self._place.work_bytes for tier, count in hits.items()},
+            stall_s=tally.stall_s * self._place.layer_scale,
+            evictions=state.evictions,
+            promotions=state.promotions,
             budget_promotions=self.budget_promotions,
+            lookahead_reads=state.lookahead_reads,
+            lookahead_used=state.lookahead_used,
             token_seconds=tuple(times),
         )
 
@@ -137,125 +173,37 @@ class _Replay:
                     self._residency.reserve(key)
                     self._residency.arrived(key)
 
-    def _token(self, token: TokenRouting) -> float:
+    def _token(self, number: int) -> float:
         """Seconds of one token."""
-        began = self.now
-        for layer, experts in enumerate(token):
-            self.now += self._place.layer_s
-            self._layer([(layer, expert) for expert in experts])
-        seconds = self.now - began
-        self._residency.advance()
-        self._end_token([(layer, expert) for layer, experts in enumerate(token) for expert in experts], seconds)
+        began = self._clock.now
+        self._guess.token = number
+        for layer, experts in enumerate(self._trace.tokens[number]):
+            self._clock.pass_by(self._place.layer_s)
+            self._experts.announce(layer, self._x)
+            self._experts.forward(layer, self._x, torch.tensor([experts]), self._weights)
+        seconds = self._clock.now - began
+        for card in self._place.speeds.cards[: len(self._place.card_bytes)]:
+            link = card.link_bytes_per_s
+            share = self._place.link_share
+            self.budget_promotions += promotions_allowed(int(self._place.slot_bytes), link, seconds, share)
         return seconds * self._place.layer_scale + self._place.token_s
 
-    def _layer(self, keys: Sequence[ExpertKey]) -> None:
-        """As offload.few_tokens: hits at once, and what is read as it arrives."""
-        residency = self._residency
-        self._collect(self.now)
-        here, backlog = [], deque[ExpertKey]()
-        for key in keys:
-            residency.use(key)
-            if residency.place(key) == DRIVE:
-                backlog.append(key)
-            else:
-                residency.pin(key)
-                here.append(key)
-        awaited = self._demand(backlog)
-        self._multiply(here)
-        for key in here:
-            residency.unpin(key)
-        while awaited or backlog:
-            before = self.now
-            if len(self._drive):
-                self.now = max(self.now, self._drive.next_end())
-            else:  # slots are held by copies under way
-                self.now = max([self.now, *(copies.free_at for copies in self._copies)])
-                self._settle()
-            self.stall_s += self.now - before
-            self._collect(self.now)
-            arrived = [key for key in awaited if residency.place(key) != DRIVE]
-            self._hits["drive"] += len(arrived)
-            self.now += len(arrived) * self._place.work_bytes / self._place.speeds.cpu_bytes_per_s
-            awaited -= set(arrived)
-            awaited |= self._demand(backlog)
 
-    def _multiply(self, here: Sequence[ExpertKey]) -> None:
-        """Hits: every card and the CPU at once, or all in turn where cards are virtual."""
-        places = [self._residency.place(key) for key in here]
-        cpu_s = places.count(RAM) * self._place.work_bytes / self._place.speeds.cpu_bytes_per_s
-        self._hits["RAM"] += places.count(RAM)
-        times = [cpu_s]
-        for number, card in enumerate(self._cards):
-            count = places.count(number)
-            self._hits[f"card {number}"] += count
-            times.append(count * self._place.work_bytes / card.memory_bytes_per_s + card.handover_s * (count > 0))
-        self.now += sum(times) if self._place.cards_are_virtual else max(times)
+class _Guess:
+    """Routers that know the answer and err as often as real guesses do. `token` is the one under way."""
 
-    def _demand(self, backlog: deque[ExpertKey]) -> set[ExpertKey]:
-        """Begin to read those for which there are slots, and take them out of `backlog`."""
-        asked = set()
-        while backlog:
-            key = backlog[0]
-            if key in self._drive:
-                self._drive.hurry(key, Urgency.DEMAND)
-            elif self._residency.reserve(key) is not None:
-                self._drive.submit(key, self._place.work_bytes, Urgency.DEMAND, self.now)
-            else:
-                break
-            asked.add(backlog.popleft())
-        return asked
+    def __init__(self, trace: RoutingTrace, right: float | None) -> None:
+        self.token = 0
+        self._trace, self._right, self._random = trace, right, random.Random(0)
 
-    def _collect(self, now: float) -> None:
-        for key in self._drive.until(now):
-            self._residency.arrived(key)
+    def routers(self) -> dict[int, RouterGuess]:
+        """One for each layer."""
+        return {layer: partial(self._of, layer) for layer in range(self._trace.layers)}
 
-    def _end_token(self, used: Sequence[ExpertKey], seconds: float) -> None:
-        """As offload.pool: settle what was copied, and begin what the links have time for."""
-        self._settle()
-        for number, copies in enumerate(self._copies):
-            link = self._cards[number].link_bytes_per_s
-            allowed = promotions_allowed(int(self._place.work_bytes), link, seconds, self._place.link_share)
-            self.budget_promotions += allowed
-            self._allowance[number] = min(self._allowance[number] + allowed, max(2.0, allowed))
-            while self._allowance[number] >= 1:
-                home = [key for key in used if self._home(key[0]) == number]
-                move = self._residency.promotion([number], home) or self._residency.promotion([number], used)
-                if move is None:
-                    break
-                self._allowance[number] -= 1
-                copies.begin(move, self._place.work_bytes, self.now)
-
-    def _home(self, layer: int) -> int:
-        return layer * len(self._cards) // self._trace.layers
-
-    def _settle(self) -> None:
-        for copies in self._copies:
-            for move in copies.until(self.now):
-                if self._residency.can_complete(move):
-                    self._residency.copied(move)
-                else:
-                    copies.again(move)
-
-
-class _Copies:
-    """The copies to and from one card, one after the other."""
-
-    def __init__(self, card: CardSpeeds) -> None:
-        self.free_at = 0.0
-        self._card = card
-        self._moves: deque[tuple[float, Promotion | Demotion]] = deque()
-
-    def begin(self, move: Promotion | Demotion, nbytes: float, now: float) -> None:
-        """Copy as soon as those before are done."""
-        self.free_at = max(self.free_at, now) + nbytes / self._card.link_bytes_per_s
-        self._moves.append((self.free_at, move))
-
-    def again(self, move: Promotion | Demotion) -> None:
-        """The copy is done, but somebody still uses its source."""
-        self._moves.appendleft((0.0, move))
-
-    def until(self, now: float) -> list[Promotion | Demotion]:
-        """Copies that are done, which are forgotten here."""
-        done = [move for end, move in self._moves if end <= now]
-        self._moves = deque((end, move) for end, move in self._moves if end > now)
-        return done
+    def _of(self, layer: int, stream: Tensor) -> list[int]:
+        """The layer's experts, each replaced by some other one as often as guesses are wrong."""
+        chosen = list(self._trace.tokens[self.token][layer])
+        self._random.shuffle(chosen)
+        assert self._right is not None
+        draw, others = self._random.random, self._trace.experts
+        return [expert if draw() < self._right else self._random.randrange(others) for expert in chosen]

@@ -64,7 +64,7 @@ class Tiers:
 
     def wait(self) -> list[ExpertKey]:
         """Wait until some expert has come from the drive; returns those that have. Raises Stopped, StoreError."""
-        started = time.perf_counter()
+        started = self.clock()
         try:
             while True:
                 self.check_stop()
@@ -75,7 +75,7 @@ class Tiers:
                     self.pool.finish_moves()  # what holds the slots that somebody waits for
                     return arrived
         finally:
-            self.tally.stall_s += time.perf_counter() - started
+            self.tally.stall_s += self.clock() - started
 
     def cpu_worked(self, nbytes: int, seconds: float) -> None:
         """The CPU multiplied `nbytes` of weights by one token."""

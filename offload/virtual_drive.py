@@ -66,6 +66,11 @@ class VirtualDrive:
         self._now = max(self._now, now)
         return done
 
+    def until_now(self, now: float) -> None:
+        """Count the work up to `now`. What is complete stays to be handed out by `until`."""
+        if self._reads and self.next_end() > now:
+            self.until(now)
+
     def next_end(self) -> float:
         """When the next read will be complete. Only while there is one."""
         return max(self._now, self._ready_at) + self._most_urgent().left_bytes / self._bytes_per_s
