@@ -22,7 +22,7 @@ from offload.tiered import TieredExperts
 from offload.tiers import LayerFacts, Tiers
 from offload.trace import RoutingTrace
 from offload.virtual_drive import VirtualDrive
-from offload.virtual_time import VirtualClock, VirtualProcessor, VirtualRam, machine_parts, one_row
+from offload.virtual_time import SimulatedCard, VirtualClock, VirtualLink, VirtualProcessor, VirtualRam, one_row
 from quant.errors import RequestError
 
 
@@ -121,17 +121,23 @@ class _Replay:
         if place.ram_bytes is not None:
             drive = VirtualDrive(speeds.drive_bytes_per_s, speeds.drive_latency_s)
         ram = VirtualRam(clock, self._residency, drive, place.work_bytes)
-        count = len(place.card_bytes)
-        devices, links = machine_parts(clock, speeds, count, place.work_bytes, beside=not place.cards_are_virtual)
+        cards = speeds.cards[: len(place.card_bytes)]
+        links = [VirtualLink(clock, card, place.work_bytes) for card in cards]
+        within = links if place.cards_are_virtual else []
+        processor = VirtualProcessor(clock, speeds.cpu_bytes_per_s, place.work_bytes, within)
+        host = processor if place.cards_are_virtual else None
+        devices = [
+            SimulatedCard(f"card {number}", clock, card, place.work_bytes, host) for number, card in enumerate(cards)
+        ]
         measured = MeasuredSpeeds(speeds)
         return Tiers(
             layers=facts,
             residency=self._residency,
             ram=ram,
             pool=Pool(devices, self._residency, measured, ram.slot_bytes, links, place.link_share),
-            multiplier=VirtualProcessor(clock, speeds.cpu_bytes_per_s, place.work_bytes),
+            multiplier=processor,
             speeds=measured,
-            tally=Tally(cards=tuple(TierTally() for _ in range(count))),
+            tally=Tally(cards=tuple(TierTally() for _ in cards)),
             clock=clock,
         )
 
@@ -175,6 +181,7 @@ class _Replay:
 
     def _token(self, number: int) -> float:
         """Seconds of one token."""
+        self._clock.pass_by(self._place.token_s)
         began = self._clock.now
         self._guess.token = number
         for layer, experts in enumerate(self._trace.tokens[number]):

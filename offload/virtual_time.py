@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offload.dispatch import CardSpeeds, MachineSpeeds
+from offload.dispatch import CardSpeeds
 from offload.multiply import CardWork, Multiplier
 from offload.pool import AddResult, Move
 from offload.reader import ReaderState, Urgency
@@ -118,24 +118,39 @@ class VirtualRam:
 class VirtualProcessor(Multiplier):
     """Takes as long as `bytes_per_s` says, and computes nothing."""
 
-    def __init__(self, clock: VirtualClock, bytes_per_s: float, work_bytes: float) -> None:
-        self._clock, self._expert_s = clock, work_bytes / bytes_per_s
+    def __init__(
+        self, clock: VirtualClock, bytes_per_s: float, work_bytes: float, within: "Sequence[VirtualLink]"
+    ) -> None:
+        """`within` are copies inside of the host's memory: they and the processor get half of it each."""
+        self._clock, self._expert_s, self._within = clock, work_bytes / bytes_per_s, within
 
     def add(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor) -> None:
         """See Multiplier.add."""
-        self._clock.pass_by(len(calls) * self._expert_s)
+        self.work(len(calls) * self._expert_s)
+
+    def work(self, seconds: float) -> None:
+        """Let as much time pass as `seconds` of undisturbed work take."""
+        copying_s = max((link.busy_until - self._clock.now for link in self._within), default=0.0)
+        self._clock.pass_by(seconds + min(seconds, max(0.0, copying_s) / 2))
 
 
 class SimulatedCard:
-    """A PoolDevice. `beside` it the processor works on; a card in host memory makes it wait."""
+    """A PoolDevice that works beside the processor. When `host` is given it lies in host memory, and `host` works."""
 
     is_exact = True
 
-    def __init__(self, name: str, clock: VirtualClock, speeds: CardSpeeds, work_bytes: float, beside: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: VirtualClock,
+        speeds: CardSpeeds,
+        work_bytes: float,
+        host: VirtualProcessor | None = None,
+    ) -> None:
         self.name = name
-        self._clock, self._beside = clock, beside
+        self._clock, self._host = clock, host
         self._expert_s = work_bytes / speeds.memory_bytes_per_s
-        self._handover_s = speeds.handover_s if beside else 0.0
+        self._handover_s = speeds.handover_s
 
     def upload(self, source: np.ndarray, target: Slot) -> None:
         """See PoolDevice.upload: the link takes the time."""
@@ -145,10 +160,10 @@ class SimulatedCard:
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin."""
-        seconds = self._handover_s + len(works) * self._expert_s
-        if not self._beside:
-            return lambda y: self._clock.pass_by(seconds)
-        end = self._clock.now + seconds
+        seconds, host = len(works) * self._expert_s, self._host
+        if host is not None:
+            return lambda y: host.work(seconds)
+        end = self._clock.now + self._handover_s + seconds
         return lambda y: self._clock.wait_until(end)
 
     def close(self) -> None:
@@ -160,14 +175,14 @@ class VirtualLink:
 
     def __init__(self, clock: VirtualClock, speeds: CardSpeeds, work_bytes: float) -> None:
         self._clock, self._copy_s = clock, work_bytes / speeds.link_bytes_per_s
-        self._free_at = 0.0
+        self.busy_until = 0.0
         self._moves: deque[tuple[float, Move]] = deque()
 
     def submit(self, move: Move) -> None:
         """See Copier.submit."""
-        self._free_at = max(self._free_at, self._clock.now) + self._copy_s
+        self.busy_until = max(self.busy_until, self._clock.now) + self._copy_s
         move.seconds = self._copy_s
-        self._moves.append((self._free_at, move))
+        self._moves.append((self.busy_until, move))
 
     def done(self) -> list[Move]:
         """See Copier.done."""
@@ -184,15 +199,6 @@ class VirtualLink:
 
     def close(self) -> None:
         """Nothing is under way in reality."""
-
-
-def machine_parts(
-    clock: VirtualClock, speeds: MachineSpeeds, cards: int, work_bytes: float, beside: bool
-) -> tuple[list[SimulatedCard], list[VirtualLink]]:
-    """The first `cards` cards of a machine and their links."""
-    used = speeds.cards[:cards]
-    devices = [SimulatedCard(f"card {n}", clock, card, work_bytes, beside) for n, card in enumerate(used)]
-    return devices, [VirtualLink(clock, card, work_bytes) for card in used]
 
 
 def one_row(count: int) -> tuple[Tensor, Tensor]:
