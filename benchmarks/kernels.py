@@ -28,9 +28,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from k2lite.bench.machine import machine_facts  # noqa: E402
-from k2lite.bench.roof import ram_read_bandwidth, roof_memory  # noqa: E402
 from k2lite.bench.spread import Spread  # noqa: E402
-from k2lite.load import usable_cores  # noqa: E402
+from offload.probe_host import usable_cores  # noqa: E402
+from offload.roof import ram_read_bandwidth, roof_memory  # noqa: E402
 from quant.encode.decode import dequantize  # noqa: E402
 from quant.encode.encode import encode  # noqa: E402
 from quant.kernels import KERNELS, Kernels, make_kernels  # noqa: E402

@@ -22,7 +22,7 @@ prepare_threads()  # before torch is loaded: its threads shall not spin beside o
 
 import torch  # noqa: E402
 
-from k2lite.load import usable_cores  # noqa: E402
+from offload.probe_host import usable_cores  # noqa: E402
 from quant.kernels.native import NativeKernels  # noqa: E402
 from quant.native_library import ISAS, NativeLibrary, load_native  # noqa: E402
 from quant.tensor import QuantizedTensor  # noqa: E402

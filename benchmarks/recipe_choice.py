@@ -21,9 +21,9 @@ from itertools import pairwise
 from benchmarks.demo_divergence import Demo, Divergence, opened_demo, total_bytes
 from k2lite.config import ModelConfig
 from k2lite.config_json import config_from_json
-from k2lite.load import usable_cores
 from k2lite.synth.families import shape_named
 from k2lite.tensor_layout import tensor_layouts
+from offload.probe_host import usable_cores
 from quant.recipe.recipe import Recipe, fitting_type, plan_types, recipe_named
 from quant.recipe.rules import down, expert, more_bits, rule
 from quant.types import BlockType

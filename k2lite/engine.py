@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from k2lite.engine_options import EngineOptions
-from k2lite.events import EngineInfo, Finished, LoadProgress, PrefillProgress, Request, Token
+from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, EngineOptions
+from k2lite.events import AnswerEvent, EngineInfo, LoadProgress, Request
 from k2lite.generation import Generation
 from k2lite.prefix_cache import PrefixCache
 from quant.errors import EngineError
@@ -37,6 +37,8 @@ def load_with_progress(path: Path | None, options: EngineOptions, report: Report
         threads=options.threads,
         pin_threads=options.pin_threads,
         progress=report_bytes,
+        memory=options.memory,
+        record_routing=None if options.record_routing is None else Path(options.record_routing),
     )
 
 
@@ -76,14 +78,15 @@ class LocalEngine:
         loaded, cache = self._ready()
         return replace(loaded.info, context_tokens=cache.capacity)
 
-    def generate(self, request: Request, stop: threading.Event) -> Iterator[PrefillProgress | Token | Finished]:
+    def generate(self, request: Request, stop: threading.Event) -> Iterator[AnswerEvent]:
         """Answer `request`, reusing what the cache shares with it. See events.Engine."""
         loaded, cache = self._ready()
         if self._answering:
             raise RuntimeError("generate was called before the answer under way had ended")
         self._answering = True
         try:
-            yield from Generation(loaded, cache, request, stop, self._options.prefill_chunk_tokens).events()
+            chunk_tokens = self._options.prefill_chunk_tokens or loaded.model.prefill_tokens or DEFAULT_CHUNK_TOKENS
+            yield from Generation(loaded, cache, request, stop, chunk_tokens).events()
         finally:
             self._answering = False
 

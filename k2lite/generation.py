@@ -10,10 +10,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from k2lite.events import SEED_LIMIT, Channel, Finished, FinishReason, PrefillProgress, Request, Token
+from k2lite.events import (
+    SEED_LIMIT,
+    AnswerEvent,
+    Channel,
+    ExpertReport,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    Request,
+    Token,
+)
+from k2lite.expert_report import ReportClock
 from k2lite.prefix_cache import PrefixCache
 from k2lite.prompt import render_prompt
 from k2lite.sampling import REPEAT_WINDOW_TOKENS, sample
+from offload.state import Stopped
 from quant.errors import RequestError
 
 if TYPE_CHECKING:
@@ -43,19 +55,33 @@ class Generation:
         self._channel: Channel = "answer"
         self._cached_tokens = self._completion_tokens = 0
         self._prefill_s = self._decode_s = 0.0
+        self._model = loaded.model
+        self._reports = ReportClock(loaded.model.experts_state)
         self._counters = loaded.model.counters
         self._counted_before = self._counters()
 
-    def events(self) -> Iterator[PrefillProgress | Token | Finished]:
+    def events(self) -> Iterator[AnswerEvent]:
         """All events in order; the last one is Finished."""
-        logits = yield from self._prefill()
-        reason: FinishReason = "cancelled"
-        if logits is not None:
-            reason = yield from self._decode(logits)
+        self._model.listen(self._stop)
+        try:
+            logits = yield from self._prefill()
+            reason: FinishReason = "cancelled"
+            if logits is not None:
+                reason = yield from self._decode(logits)
+        finally:
+            self._model.listen(None)
         yield from self._token_events(None, self._parser.finish())
+        yield from self._reports.report(at_end=True)
         yield self._finished(reason)
 
-    def _prefill(self) -> Generator[PrefillProgress, None, Tensor | None]:
+    def _append(self, ids: list[int]) -> Tensor | None:
+        """Logits behind `ids`; None when the answer was stopped meanwhile."""
+        try:
+            return self._cache.append(ids)
+        except Stopped:
+            return None
+
+    def _prefill(self) -> Generator[PrefillProgress | ExpertReport, None, Tensor | None]:
         """Compute what is not cached; returns the logits behind the prompt, None when stopped on the way."""
         logits = None
         done = self._cached_tokens = self._cache.reuse(self._ids)
@@ -65,13 +91,16 @@ class Generation:
                 return None
             started = time.perf_counter()
             chunk = self._ids[done : done + self._chunk_tokens]
-            logits = self._cache.append(chunk)
-            done += len(chunk)
+            logits = self._append(chunk)
             self._prefill_s += time.perf_counter() - started
+            if logits is None:
+                return None
+            done += len(chunk)
             yield self._prefill_progress(done)
+            yield from self._reports.report()
         return logits
 
-    def _decode(self, logits: Tensor) -> Generator[Token, None, FinishReason]:
+    def _decode(self, logits: Tensor) -> Generator[Token | ExpertReport, None, FinishReason]:
         """Sample, show, append. The token that ends the answer is neither shown nor counted."""
         newest: int | None = None
         while self._completion_tokens < self._limit:
@@ -79,7 +108,10 @@ class Generation:
                 return "cancelled"
             started = time.perf_counter()
             if newest is not None:
-                logits = self._cache.append([newest])
+                appended = self._append([newest])
+                if appended is None:
+                    return "cancelled"
+                logits = appended
             newest = sample(logits, self._sampling, self._recent, self._generator)
             if newest in self._stop_ids:
                 return "stop"
@@ -87,6 +119,7 @@ class Generation:
             pieces = self._parser.push(newest)
             self._count_token(time.perf_counter() - started)
             yield from self._token_events(newest, pieces)
+            yield from self._reports.report()
         return "length"
 
     def _token_events(self, token: int | None, pieces: list[tuple[Channel, str]]) -> Iterator[Token]:

@@ -17,13 +17,16 @@ from k2lite.engine_options import DEFAULT_KERNELS
 from k2lite.events import EngineInfo
 from k2lite.families import default_sampling, family_of
 from k2lite.generation_config import StatedSampling, read_stated_sampling, stated_sampling_of
+from k2lite.load_gguf import load_weights
 from k2lite.load_nf4 import read_nf4_tensors
 from k2lite.model import Model
 from k2lite.model_checkpoint import ModelCheckpoint
 from k2lite.tokenizer import Tokenizer
 from k2lite.weights import build_model, float_tensor
+from offload.memory_options import MemoryOptions
+from offload.probe_host import usable_cores
 from quant.checkpoint.checkpoint import Checkpoint
-from quant.errors import CheckpointError, GgufError, K2Error
+from quant.errors import CheckpointError, GgufError, K2Error, UnsupportedError
 from quant.files.paths import is_folder
 from quant.gguf.gguf_file import GgufFile
 from quant.kernels import Kernels, make_kernels
@@ -32,9 +35,6 @@ from quant.nf4.nf4_file import Nf4Folder, is_nf4_folder
 from quant.tensor import QuantizedTensor
 
 ByteProgress = Callable[[int, int], None]
-
-# Of the free memory that a file may fill before anybody asked for its pages: the system keeps some for itself.
-_LARGEST_SHARE = 7 / 8
 
 
 @dataclass
@@ -60,11 +60,14 @@ def load_model(
     pin_threads: bool = False,
     progress: ByteProgress | None = None,
     wrap_kernels: Callable[[Kernels], Kernels] | None = None,
+    memory: MemoryOptions | None = None,
+    record_routing: Path | None = None,
 ) -> LoadedModel:
     """Open a GGUF file (or shard 1 of several), an NF4 folder, or a checkpoint, whose weights are then kept as F32.
 
     `progress` is told (bytes ready, bytes in all). `wrap_kernels` makes the kernels that the model shall use out of
-    those called `kernels`. Raises K2Error.
+    those called `kernels`; `memory` says where experts may live, `record_routing` where to write down which are used.
+    Raises K2Error.
     """
     with ExitStack() as stack:
         load = _loader(path)
@@ -74,32 +77,16 @@ def load_model(
             engine = with_nf4(engine)
         if wrap_kernels is not None:
             engine = wrap_kernels(engine)
-        loaded = load(path, engine, stack, progress or _no_progress)
+        loaded = load(path, engine, stack, progress or _no_progress, memory or MemoryOptions())
+        stack.callback(loaded.model.close)
+        if record_routing is not None:
+            loaded.model.record_routing(record_routing)
         loaded.resources = stack.pop_all()
         return loaded
 
 
-def usable_cores() -> int:
-    """Physical cores that this process may run on: two threads on one core gain nothing where memory is the limit."""
-    physical = psutil.cpu_count(logical=False) or 1
-    return max(1, min(physical, len(psutil.Process().cpu_affinity())))
-
-
 def _no_progress(done_bytes: int, total_bytes: int) -> None:
     """Progress that nobody wants to see."""
-
-
-class GgufTensors:
-    """Tensors of an open GGUF file, mapped."""
-
-    error: type[K2Error] = GgufError
-
-    def __init__(self, file: GgufFile) -> None:
-        self._file = file
-
-    def find(self, name: str) -> QuantizedTensor | None:
-        """See TensorSource.find."""
-        return self._file.tensor(name) if name in self._file.tensors else None
 
 
 class FloatTensors:
@@ -115,23 +102,20 @@ class FloatTensors:
         return self._tensors.get(name)
 
 
-def _loader(path: Path) -> Callable[[Path, Kernels, ExitStack, ByteProgress], LoadedModel]:
+def _loader(path: Path) -> Callable[[Path, Kernels, ExitStack, ByteProgress, MemoryOptions], LoadedModel]:
     if not is_folder(path):
         return _load_gguf
     return _load_nf4 if is_nf4_folder(path) else _load_checkpoint
 
 
-def _load_gguf(path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProgress) -> LoadedModel:
+def _load_gguf(
+    path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProgress, memory: MemoryOptions
+) -> LoadedModel:
     file = stack.enter_context(GgufFile.open(path))
     config = config_from_gguf(file.metadata)
-    total = sum(info.nbytes for info in file.tensors.values())
-    progress(0, total)
-    model = build_model(config, GgufTensors(file), kernels)
-    if total < psutil.virtual_memory().available * _LARGEST_SHARE:
-        for done in file.page_in():
-            progress(min(done, total), total)
-    progress(total, total)
+    model = load_weights(file, config, kernels, memory, progress)
     tokenizer = Tokenizer.from_gguf(file.metadata)
+    total = sum(info.nbytes for info in file.tensors.values())
     info = _info(config.name or path.stem, model, tokenizer, total, _main_type(file), stated_sampling_of(file.metadata))
     return _assemble(model, tokenizer, info, GgufError)
 
@@ -144,7 +128,10 @@ def _main_type(file: GgufFile) -> str:
     return nbytes.most_common(1)[0][0]
 
 
-def _load_nf4(path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProgress) -> LoadedModel:
+def _load_nf4(
+    path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProgress, memory: MemoryOptions
+) -> LoadedModel:
+    _refuse_paging(path, memory)
     with Nf4Folder(path) as folder:
         config = config_from_json(folder.config, name=path.resolve().name)
         tokenizer = Tokenizer.from_folder(path)
@@ -154,7 +141,10 @@ def _load_nf4(path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProg
     return _assemble(model, tokenizer, info, CheckpointError)
 
 
-def _load_checkpoint(path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProgress) -> LoadedModel:
+def _load_checkpoint(
+    path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProgress, memory: MemoryOptions
+) -> LoadedModel:
+    _refuse_paging(path, memory)
     with Checkpoint.open(path) as checkpoint:
         opened = ModelCheckpoint.of(checkpoint)
         tokenizer = Tokenizer.from_folder(path)
@@ -162,6 +152,15 @@ def _load_checkpoint(path: Path, kernels: Kernels, stack: ExitStack, progress: B
     model = build_model(opened.config, FloatTensors(tensors), kernels)
     info = _info(opened.config.name, model, tokenizer, total, "F32", read_stated_sampling(path))
     return _assemble(model, tokenizer, info, CheckpointError)
+
+
+def _refuse_paging(path: Path, memory: MemoryOptions) -> None:
+    """Raises UnsupportedError: experts come and go only out of GGUF files, whose bytes are multiplied as they lie."""
+    if memory != MemoryOptions():
+        raise UnsupportedError(
+            f"{path} is a folder, whose weights are read into memory as a whole: leave out --ram-budget, --devices and "
+            "--mirror, or make a GGUF file of it (k2lite quantize)"
+        )
 
 
 def _read_floats(opened: ModelCheckpoint, progress: ByteProgress) -> tuple[dict[str, QuantizedTensor], int]:

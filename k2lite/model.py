@@ -1,7 +1,9 @@
 """The decoder: embedding, layers of attention and feed-forward, final norm, head."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,10 +14,15 @@ from k2lite.kv_cache import KvCache
 from k2lite.norm import rms_norm
 from k2lite.rope import Rope
 from k2lite.router import Router
+from k2lite.routing_trace import RecordingExperts
 from offload.experts import Experts, for_all_tokens
+from offload.state import ExpertsState
 from quant.errors import EngineError, RequestError
 from quant.kernels import ExpertWeights, Kernels
 from quant.tensor import QuantizedTensor
+
+# Attention to longer chunks is computed in parts of this length.
+ATTENTION_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,34 @@ class Model:
             raise EngineError("the model computes NaN or inf: the file may be damaged, fetch or quantize it again")
         return self._kernels.linear(x, self._head)
 
+    def listen(self, stop: threading.Event | None) -> None:
+        """See offload.experts.Experts.listen."""
+        self._experts.listen(stop)
+
+    def experts_state(self) -> ExpertsState:
+        """Where the experts are and what was done (offload.experts.Experts.state)."""
+        return self._experts.state()
+
+    @property
+    def prefill_tokens(self) -> int | None:
+        """How many tokens of a prompt are best given at once; None where that does not matter."""
+        return self._experts.prefill_tokens
+
+    def record_routing(self, path: Path) -> None:
+        """From now on write down which experts generated tokens go to. Raises OutputError, RequestError."""
+        layers = [index for index, layer in enumerate(self._layers) if layer.router is not None]
+        if not layers:
+            raise RequestError("--record-routing has no effect: this model has no experts; leave it out")
+        self._experts = RecordingExperts(self._experts, layers, path)
+
+    def settle(self) -> None:
+        """See offload.experts.Experts.settle."""
+        self._experts.settle()
+
+    def close(self) -> None:
+        """End what the experts do in the background. Safe to call twice."""
+        self._experts.close()
+
     def counters(self) -> dict[str, int]:
         """Expert calls and bytes per tier since loading (offload.experts.Experts.counters)."""
         return self._experts.counters()
@@ -92,10 +127,26 @@ class Model:
             raise RequestError(f"token ids must be between 0 and {self.config.vocab_size - 1}, got {int(ids.max())}")
 
     def _layer(self, index: int, layer: Layer, x: Tensor, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
-        x = layer.attention(x, index, cache, rotations)
+        x = _attend(layer.attention, x, index, cache, rotations)
         if layer.router is not None:
             h, routing = layer.router(x)
+            self._experts.announce(index, x)
             return x + self._experts.forward(index, h, routing.ids, routing.weights, layer.shared)
         assert layer.dense_norm is not None and layer.dense is not None
         h = rms_norm(x, layer.dense_norm, self.config.rms_eps)
         return x + self._kernels.experts(h, [for_all_tokens(layer.dense, len(h))])
+
+
+def _attend(attention: Attention, x: Tensor, index: int, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
+    """Attention to a long chunk in parts: what it keeps in memory between its steps would grow with the chunk."""
+    if len(x) <= ATTENTION_TOKENS:
+        return attention(x, index, cache, rotations)
+    parts, start = [], cache.length
+    cosines, sines = (part.split(ATTENTION_TOKENS) for part in rotations)
+    try:
+        for part, *turned in zip(x.split(ATTENTION_TOKENS), cosines, sines, strict=True):
+            parts.append(attention(part, index, cache, (turned[0], turned[1])))
+            cache.advance(len(part))
+    finally:
+        cache.truncate(start)  # of this layer only: the chunk is not yet through
+    return torch.cat(parts)

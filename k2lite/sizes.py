@@ -37,3 +37,22 @@ def format_duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+_RATE_POWERS = {"": 0, "k": 3, "m": 6, "g": 9, "t": 12}
+_RATE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)b?(?:/s)?", re.IGNORECASE)
+
+
+def parse_rate(text: str) -> float:
+    """Units per second of "300G/s", "7GB/s" or "2T". Steps are of 1000, as makers of memory and drives count.
+
+    Raises ValueError that reads well.
+    """
+    match = _RATE_PATTERN.fullmatch(text.strip())
+    if match is None or float(match.group(1)) <= 0:
+        raise ValueError(f"{text!r} is not a speed: write a number above 0 with k, M, G or T, such as 7G/s")
+    number, unit = match.groups()
+    rate = float(number) * 10 ** _RATE_POWERS[unit.lower()]
+    if rate >= _LIMIT:
+        raise ValueError(f"{text[:40]} is faster than any machine")
+    return rate

@@ -1,5 +1,6 @@
 """Building a model out of named tensors, whatever file they come from."""
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,7 +11,8 @@ from k2lite.config import ModelConfig
 from k2lite.model import Layer, Model
 from k2lite.router import Router
 from k2lite.tensor_layout import key_up, tensor_layouts, value_up
-from offload.experts import FusedExperts, LayerExperts, MappedExperts, StackedExperts
+from offload.experts import Experts, FusedExperts, MappedExperts, StackedExperts
+from offload.ram_tier import LayerExperts
 from quant.encode.decode import dequantize
 from quant.encode.encode import encode
 from quant.errors import K2Error
@@ -54,13 +56,17 @@ class WeightReader:
         tensor = self._source.find(name)
         if tensor is None:
             raise self._source.error(f"tensor {name} is missing: the file is incomplete, convert or download it again")
-        expected = shape or self._shapes[name]
-        if tensor.shape != expected:
+        self.check_shape(name, tensor.shape, shape)
+        return self.watched(name, tensor)
+
+    def check_shape(self, name: str, found: tuple[int, ...], expected: tuple[int, ...] | None = None) -> None:
+        """Raises the source's error when a tensor has another shape than `expected`, or than the model asks for."""
+        expected = expected or self._shapes[name]
+        if found != expected:
             raise self._source.error(
-                f"tensor {name} has shape {list(tensor.shape)}, but the model's metadata asks for {list(expected)}: "
+                f"tensor {name} has shape {list(found)}, but the model's metadata asks for {list(expected)}: "
                 "the file is damaged, convert or download it again"
             )
-        return self.watched(name, tensor)
 
     def watched(self, name: str, tensor: QuantizedTensor) -> QuantizedTensor:
         """`tensor`, of which the watcher has been told."""
@@ -78,14 +84,18 @@ class WeightReader:
         return values
 
 
-def build_model(config: ModelConfig, source: TensorSource, kernels: Kernels) -> Model:
-    """Connect every weight of `source` to the layer that uses it."""
+# Makes the door to the experts, once all else is there; the routers are those of the layers that have some.
+MakeExperts = Callable[[WeightReader, Mapping[int, Router], Kernels], Experts]
+
+
+def build_model(
+    config: ModelConfig, source: TensorSource, kernels: Kernels, make_experts: MakeExperts | None = None
+) -> Model:
+    """Connect every weight of `source` to the layer that uses it. Without `make_experts`, experts are mapped."""
     reader = WeightReader(config, source, kernels if isinstance(kernels, WeightWatcher) else None)
-    layers, experts = [], {}
-    for index in range(config.n_layers):
-        layers.append(_layer(reader, index, kernels))
-        if not config.is_dense(index):
-            experts[index] = _experts(reader, f"blk.{index}.")
+    layers = [_layer(reader, index, kernels) for index in range(config.n_layers)]
+    routers = {index: layer.router for index, layer in enumerate(layers) if layer.router is not None}
+    experts = (make_experts or _mapped_experts)(reader, routers, kernels)
     embedding = reader.quantized("token_embd.weight")
     # A file without a head has tied embeddings, whatever its metadata says: that is how the format marks them.
     head = reader.quantized("output.weight") if reader.has("output.weight") else embedding
@@ -95,7 +105,7 @@ def build_model(config: ModelConfig, source: TensorSource, kernels: Kernels) -> 
         layers=layers,
         output_norm=reader.floats("output_norm.weight"),
         head=head,
-        experts=MappedExperts(experts, kernels),
+        experts=experts,
         kernels=kernels,
     )
 
@@ -155,6 +165,15 @@ def _router(reader: WeightReader, prefix: str, norm: Tensor, kernels: Kernels) -
     biased = reader.config.scoring == "sigmoid"
     bias = reader.floats(f"{prefix}exp_probs_b.bias") if biased else None
     return Router(norm, reader.floats(f"{prefix}ffn_gate_inp.weight"), bias, reader.config, kernels)
+
+
+def _mapped_experts(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
+    return MappedExperts(mapped_layers(reader, routers), kernels)
+
+
+def mapped_layers(reader: WeightReader, layers: Iterable[int]) -> dict[int, LayerExperts]:
+    """The experts of some layers as they lie in memory, by layer number."""
+    return {index: _experts(reader, f"blk.{index}.") for index in layers}
 
 
 def _experts(reader: WeightReader, prefix: str) -> LayerExperts:

@@ -1,18 +1,28 @@
 """The one door to the routed experts: forward(layer, x, ids, weights) -> y.
 
-Today every expert lies in mapped memory and is multiplied where it lies.
+MappedExperts are for models that memory holds: they lie in the mapped file. offload.tiered has the others.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from offload.multiply import Multiplier, RowSum
+from offload.ram_tier import LayerExperts
+from offload.scores import DecayedScores
+from offload.slots import ExpertKey
+from offload.state import ExpertsState, TierState
+from offload.tally import Tally
+from offload.token_groups import group_by_expert
+from offload.warm_up import WarmUp, advise_needed
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
-from quant.kernels.fused import FusedKernels
 from quant.tensor import QuantizedTensor
+
+_HEAT_DECAY = 0.97
 
 
 class Experts(Protocol):
@@ -26,19 +36,30 @@ class Experts(Protocol):
         `x` [T, hidden] f32, `ids` [T, k] int64, `weights` [T, k] f32 -> [T, hidden] f32. Not thread-safe.
         """
 
+    def announce(self, layer: int, stream: Tensor) -> None:
+        """The stream [T, hidden] f32 in front of a layer's experts, before `forward` is called for that layer.
+
+        Only to guess what later layers will ask for: nothing that is computed depends on it.
+        """
+
+    def listen(self, stop: threading.Event | None) -> None:
+        """From now on `forward` may raise Stopped soon after `stop` was set. None: nobody will stop it."""
+
     def counters(self) -> dict[str, int]:
         """Work done so far: `{tier}_experts` (expert calls) and `{tier}_bytes` (weight bytes read) per tier."""
 
-
-class LayerExperts(Protocol):
-    """The experts of one layer, each found by its number."""
-
-    def expert(self, index: int) -> ExpertWeights:
-        """The three matrices of an expert where they lie, without a copy."""
+    def state(self) -> ExpertsState:
+        """Where experts are and what was done, as of now."""
 
     @property
-    def expert_bytes(self) -> int:
-        """Bytes of one expert, all three matrices."""
+    def prefill_tokens(self) -> int | None:
+        """How many tokens of a prompt are best given at once; None where that does not matter."""
+
+    def settle(self) -> None:
+        """Wait until nothing runs in the background any more: for measurements, when nobody listens for a stop."""
+
+    def close(self) -> None:
+        """End what runs in the background. Safe to call twice."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,16 @@ class StackedExperts:
     def expert(self, index: int) -> ExpertWeights:
         """See LayerExperts.expert."""
         return ExpertWeights(self.gate.slab(index), self.up.slab(index), self.down.slab(index))
+
+    @property
+    def experts(self) -> int:
+        """See LayerExperts.experts."""
+        return self.gate.shape[0]
+
+    @property
+    def tensors(self) -> tuple[QuantizedTensor, ...]:
+        """See LayerExperts.tensors."""
+        return self.gate, self.up, self.down
 
     @property
     def expert_bytes(self) -> int:
@@ -73,6 +104,16 @@ class FusedExperts:
         return ExpertWeights(both.row_range(0, width), both.row_range(width, 2 * width), self.down.slab(index))
 
     @property
+    def experts(self) -> int:
+        """See LayerExperts.experts."""
+        return self.gate_up.shape[0]
+
+    @property
+    def tensors(self) -> tuple[QuantizedTensor, ...]:
+        """See LayerExperts.tensors."""
+        return self.gate_up, self.down
+
+    @property
     def expert_bytes(self) -> int:
         """See LayerExperts.expert_bytes."""
         return (self.gate_up.nbytes + self.down.nbytes) // self.gate_up.shape[0]
@@ -81,88 +122,118 @@ class FusedExperts:
 class MappedExperts:
     """All experts in mapped memory: the file's pages are the RAM tier and nothing is copied."""
 
-    def __init__(self, layers: Mapping[int, LayerExperts], kernels: Kernels) -> None:
+    def __init__(self, layers: Mapping[int, LayerExperts], kernels: Kernels, warm_up: WarmUp | None = None) -> None:
+        """`warm_up` is bringing the experts into memory; it is then this object's to close."""
+        self._warm_up = warm_up
         self._layers = dict(layers)
-        self._kernels = kernels
-        self._fused = kernels if isinstance(kernels, FusedKernels) else None
-        self._experts: dict[tuple[int, int], ExpertWeights] = {}  # those that were used before
-        self._calls = 0
-        self._bytes = 0
+        self._multiplier = Multiplier(kernels)
+        self._experts: dict[ExpertKey, ExpertWeights] = {}  # those that were used before
+        self._tally = Tally()
+        self._scores: DecayedScores[ExpertKey] = DecayedScores(_HEAT_DECAY)
+        self._first = min(self._layers, default=0)
+
+    @property
+    def prefill_tokens(self) -> int | None:
+        """See Experts.prefill_tokens."""
+        return None
 
     def forward(
         self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None = None
     ) -> Tensor:
         """See Experts.forward."""
-        if len(x) == 1 and self._fused is not None:
-            y = self._of_one_token(self._fused, layer, x, ids, weights, shared)
-            if y is not None:
-                return y
-        groups = group_by_expert(ids, weights)
-        calls = [ExpertCall(self._expert(layer, group.expert), group.tokens, group.scales) for group in groups]
-        self._count(layer, len(calls))
-        if shared is not None:
-            calls.append(for_all_tokens(shared, len(x)))
-        return self._kernels.experts(x, calls)
+        if layer == self._first:
+            self._scores.advance(len(x))
+        return (
+            self._of_one_token(layer, x, ids[0].tolist(), weights[0], shared)
+            if len(x) == 1
+            else self._of_many(layer, x, ids, weights, shared)
+        )
+
+    def announce(self, layer: int, stream: Tensor) -> None:
+        """See Experts.announce."""
+
+    def listen(self, stop: threading.Event | None) -> None:
+        """See Experts.listen. Nothing here takes long, but there is an answer as long as somebody may stop it."""
+        if self._warm_up is not None:
+            self._warm_up.pause(stop is not None)
 
     def counters(self) -> dict[str, int]:
         """See Experts.counters."""
-        return {"ram_experts": self._calls, "ram_bytes": self._bytes}
+        return {"ram_experts": self._tally.ram.experts, "ram_bytes": self._tally.ram.nbytes}
+
+    def state(self) -> ExpertsState:
+        """See Experts.state."""
+        total = sum(layer.expert_bytes * layer.experts for layer in self._layers.values())
+        ram = self._tally.ram
+        return ExpertsState(
+            places={number: "r" * layer.experts for number, layer in self._layers.items()},
+            scores={
+                number: tuple(self._scores.score((number, expert)) for expert in range(layer.experts))
+                for number, layer in self._layers.items()
+            },
+            used=dict(self._tally.used),
+            tiers=(TierState("RAM", total, total, ram.experts, ram.nbytes, ram.busy_s),),
+        )
+
+    def settle(self) -> None:
+        """See Experts.settle."""
+        if self._warm_up is not None:
+            self._warm_up.wait()
+
+    def close(self) -> None:
+        """See Experts.close. The mapping is its file's."""
+        if self._warm_up is not None:
+            self._warm_up.close()
 
     def _of_one_token(
-        self,
-        kernels: FusedKernels,
-        layer: int,
-        x: Tensor,
-        ids: Tensor,
-        weights: Tensor,
-        shared: ExpertWeights | None,
-    ) -> Tensor | None:
-        """`forward` without grouping: every expert gets the same token. None for types that need the general way."""
-        experts, scales = [self._expert(layer, index) for index in ids[0].tolist()], weights[0]
+        self, layer: int, x: Tensor, ids: Sequence[int], scales: Tensor, shared: ExpertWeights | None
+    ) -> Tensor:
+        """Every expert gets the same token: the sum is in the order of `ids`."""
+        experts = self._found(layer, ids)
+        self._count(layer, ids)
         if shared is not None:
             experts.append(shared)
             scales = torch.cat((scales, torch.ones(1)))
-        y = kernels.weighted_experts(x, experts, scales)
-        if y is not None:
-            self._count(layer, ids.shape[1])
+        if self._multiplier.fused is not None:
+            y = self._multiplier.fused.weighted_experts(x, experts, scales)
+            if y is not None:
+                return y
+        sums = RowSum(x, scales)
+        self._multiplier.add(sums.x, [sums.call(row, expert) for row, expert in enumerate(experts)], sums.rows)
+        return sums.total()
+
+    def _of_many(self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None) -> Tensor:
+        """Experts in rising order, each with its tokens."""
+        groups = group_by_expert(ids, weights)
+        ids_in_order = [group.expert for group in groups]
+        experts = self._found(layer, ids_in_order)
+        calls = [ExpertCall(expert, group.tokens, group.scales) for expert, group in zip(experts, groups, strict=True)]
+        self._count(layer, ids_in_order)
+        self._tally.used[layer] = tuple(ids[-1].tolist())
+        if shared is not None:
+            calls.append(for_all_tokens(shared, len(x)))
+        y = torch.zeros(x.shape)
+        self._multiplier.add(x, calls, y)
         return y
 
-    def _expert(self, layer: int, index: int) -> ExpertWeights:
-        """The expert, made once: describing three matrices takes longer than a narrow model's expert."""
-        expert = self._experts.get((layer, index))
-        if expert is None:
-            expert = self._experts[layer, index] = self._layers[layer].expert(index)
-        return expert
+    def _found(self, layer: int, ids: Sequence[int]) -> list[ExpertWeights]:
+        """Experts of a layer, each made once: describing three matrices takes longer than a narrow model's expert."""
+        fresh = [index for index in ids if (layer, index) not in self._experts]
+        for index in fresh:
+            self._experts[layer, index] = self._layers[layer].expert(index)
+        if fresh and self._warm_up is not None and not self._warm_up.is_done:
+            for index in fresh:
+                expert = self._experts[layer, index]
+                advise_needed([expert.gate.data, expert.up.data, expert.down.data])
+        return [self._experts[layer, index] for index in ids]
 
-    def _count(self, layer: int, experts: int) -> None:
-        self._calls += experts
-        self._bytes += experts * self._layers[layer].expert_bytes
+    def _count(self, layer: int, experts: Sequence[int]) -> None:
+        self._tally.ram.add(len(experts), len(experts) * self._layers[layer].expert_bytes)
+        self._tally.used[layer] = tuple(experts)
+        for expert in experts:
+            self._scores.use((layer, expert))
 
 
 def for_all_tokens(weights: ExpertWeights, tokens: int) -> ExpertCall:
     """A call of a matrix that every one of `tokens` tokens goes to, with weight 1."""
     return ExpertCall(weights, torch.arange(tokens), torch.ones(tokens))
-
-
-@dataclass(frozen=True)
-class TokenGroup:
-    """The tokens that go to one expert: `tokens` [n] int64 rows of x, `scales` [n] f32."""
-
-    expert: int
-    tokens: Tensor
-    scales: Tensor
-
-
-def group_by_expert(ids: Tensor, weights: Tensor) -> list[TokenGroup]:
-    """Turn `ids` and `weights` [T, k] into one group per expert, experts in rising order, tokens in order."""
-    flat, order = ids.flatten().sort(stable=True)
-    experts, counts = torch.unique_consecutive(flat, return_counts=True)
-    tokens = torch.div(order, ids.shape[1], rounding_mode="floor")
-    scales = weights.flatten()[order]
-    sizes = counts.tolist()
-    return [
-        TokenGroup(expert, token_rows, scale_rows)
-        for expert, token_rows, scale_rows in zip(
-            experts.tolist(), tokens.split(sizes), scales.split(sizes), strict=True
-        )
-    ]

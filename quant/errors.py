@@ -39,3 +39,7 @@ class LibraryError(K2Error):
 
 class ImatrixError(K2Error):
     """An importance matrix is damaged, or does not belong to what it is used with."""
+
+
+class StoreError(K2Error):
+    """An expert cannot be brought from the drive: a read failed, or the file is no longer what it was."""

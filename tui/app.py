@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, Markdown, Static, TextArea
 
-from k2lite.events import Engine, EngineInfo, Finished, PrefillProgress, Request, Token
+from k2lite.events import AnswerEvent, Engine, EngineInfo, Finished, PrefillProgress, Request, Token
 from k2lite.safe_text import one_line, printable
 from quant.errors import EngineError, K2Error
 from tui import status
@@ -18,8 +18,6 @@ from tui.conversation import ChatSettings, Conversation
 from tui.engine_thread import EngineThread
 from tui.pacing import Pacer, RateMeter
 from tui.prompt import Prompt
-
-AnswerEvent = PrefillProgress | Token | Finished
 
 
 class ChatApp(App[None]):
@@ -185,7 +183,7 @@ class ChatApp(App[None]):
                     used = prompt_tokens + meter.count
                     line = status.decode_status(meter.per_second, meter.count, used, context_tokens)
                     self._show_status(f"thinking · {line}" if event.channel == "think" else line)
-            else:
+            elif isinstance(event, Finished):
                 finished = event
         assert finished is not None, "an answer ends with Finished or an error"
         return finished

@@ -8,6 +8,7 @@ from k2lite.cli.options import (
     add_answer_options,
     add_compute_options,
     add_context_option,
+    add_memory_options,
     add_model,
     engine_options,
     sampling_overrides,
@@ -27,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_answer_options(parser)
     add_context_option(parser)
     add_compute_options(parser)
+    add_memory_options(parser)
 
 
 def execute(options: argparse.Namespace) -> int:

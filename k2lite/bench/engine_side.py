@@ -12,9 +12,10 @@ from k2lite import __version__
 from k2lite.bench.options import WARM_UP_TOKENS
 from k2lite.bench.token_bytes import weight_bytes_per_token
 from k2lite.config_gguf import config_from_gguf
-from k2lite.engine_options import EngineOptions
+from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, EngineOptions
 from k2lite.kv_cache import KvCache
-from k2lite.load import LoadedModel, load_model, usable_cores
+from k2lite.load import LoadedModel, load_model
+from offload.probe_host import usable_cores
 from quant.gguf.gguf_file import GgufFile
 
 
@@ -30,6 +31,7 @@ class EngineSide:
         torch.set_num_threads(threads)
         self._loaded = self._open(path=Path(path), kernels=kernels, threads=threads, pin_threads=pin)
         model = self._loaded.model
+        model.settle()
         # Refuses a context that the model has not got.
         self._cache = model.new_cache(EngineOptions(capacity).context_for(model.config.context_length))
         return {
@@ -80,7 +82,7 @@ class EngineSide:
         return torch.randint(self._loaded.model.config.vocab_size, (count,), generator=generator)
 
     def _append(self, ids: Tensor) -> None:
-        for chunk in ids.split(EngineOptions.prefill_chunk_tokens):
+        for chunk in ids.split(self._loaded.model.prefill_tokens or DEFAULT_CHUNK_TOKENS):
             self._loaded.model.forward(chunk, self._cache)
 
     def _step(self, token: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from k2lite.events import EngineInfo, Finished, Token
+from k2lite.events import EngineInfo, ExpertReport, Finished, Token
+from k2lite.expert_totals import experts_record
 from k2lite.safe_text import printable
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -60,7 +61,9 @@ def statistics_line(finished: Finished) -> str:
     )
 
 
-def answer_record(finished: Finished, token_ids: list[int], info: EngineInfo) -> dict[str, Any]:
+def answer_record(
+    finished: Finished, token_ids: list[int], info: EngineInfo, report: ExpertReport | None = None
+) -> dict[str, Any]:
     """The object that `--json` prints. Keys stay as they are; new ones may be added."""
     return {
         "text": finished.text,
@@ -81,4 +84,5 @@ def answer_record(finished: Finished, token_ids: list[int], info: EngineInfo) ->
         "quantization": info.quantization,
         "weight_bytes": info.weight_bytes,
         "context_tokens": info.context_tokens,
+        "experts": None if report is None else experts_record(report),
     }

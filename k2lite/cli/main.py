@@ -39,6 +39,8 @@ COMMANDS = {
     "quantize": Command("k2lite.cli.quantize", "turn a checkpoint folder into one GGUF file"),
     "imatrix": Command("k2lite.cli.imatrix", "learn from a text which weights matter most"),
     "inspect": Command("k2lite.cli.inspect", "show what is in a GGUF file or a checkpoint folder"),
+    "plan": Command("k2lite.cli.plan", "what goes where and how fast it will be, here or elsewhere"),
+    "doctor": Command("k2lite.cli.doctor", "what this machine has and lacks"),
     "bench": Command("k2lite.cli.bench", "measure how fast it is here"),
     "eval": Command("k2lite.cli.eval", "perplexity, and the difference to a reference model"),
     "synth": Command("k2lite.cli.synth", "make a random-weight model of any shape"),

@@ -144,11 +144,44 @@ def add_compute_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def engine_options(options: argparse.Namespace) -> EngineOptions:
-    """What add_context_option and add_compute_options were given. Raises RequestError."""
-    return EngineOptions(
-        context_tokens=options.ctx, threads=options.threads, kernels=options.kernels, pin_threads=options.pin
+def add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """Where experts live: --ram-budget, --devices, --vram-budget, --mirror."""
+    add_option(
+        parser,
+        "--ram-budget",
+        type=positive,
+        metavar="SIZE",
+        help="RAM for all weights and buffers, as in 48G (default: what is free, less an eighth)",
     )
+    add_option(parser, "--devices", metavar="CARDS", help="cards for experts: virtual:NxSIZE makes some out of RAM")
+    add_option(parser, "--vram-budget", type=positive, metavar="SIZE", help="of each card (default: all of it)")
+    add_option(
+        parser, "--mirror", metavar="PATH", help="copy of the model on another drive: experts are read from both"
+    )
+
+
+# Options that not every command has, and the fields of EngineOptions that they fill.
+_MEMORY_FIELDS = {
+    "ram_budget": "ram_budget_bytes",
+    "vram_budget": "vram_budget_bytes",
+    "devices": "devices",
+    "mirror": "mirror",
+    "record_routing": "record_routing",
+}
+
+
+def engine_options(options: argparse.Namespace) -> EngineOptions:
+    """What add_context_option, add_compute_options and add_memory_options were given. Raises UsageError."""
+    try:
+        return EngineOptions(
+            context_tokens=options.ctx,
+            threads=options.threads,
+            kernels=options.kernels,
+            pin_threads=options.pin,
+            **{field: getattr(options, name, None) for name, field in _MEMORY_FIELDS.items()},
+        )
+    except RequestError as error:
+        raise UsageError(f"{error}") from error
 
 
 def add_answer_options(parser: argparse.ArgumentParser) -> None:

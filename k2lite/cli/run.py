@@ -14,13 +14,15 @@ from k2lite.cli.options import (
     add_answer_options,
     add_compute_options,
     add_context_option,
+    add_memory_options,
     add_model,
     add_option,
     add_switch,
     sampling_overrides,
     thinking_choice,
 )
-from k2lite.events import EngineInfo, Finished, Message, Request, Token
+from k2lite.cli.tier_lines import tier_lines
+from k2lite.events import EngineInfo, ExpertReport, Finished, Message, Request, Token
 from quant.errors import RequestError
 
 DESCRIPTION = "Answer one prompt. The answer goes to stdout, thinking and statistics go to stderr."
@@ -47,12 +49,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_answer_options(parser)
     add_context_option(parser)
     add_compute_options(parser)
+    add_memory_options(parser)
+    add_option(
+        parser, "--record-routing", metavar="FILE", help="write down which experts each token went to, as JSON lines"
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
     request, overrides = _request(options), sampling_overrides(options)
     output = AnswerOutput(_shows_thinking(options))
     token_ids: list[int] = []
+    report: ExpertReport | None = None
     with loaded_engine(options) as engine, stop_on_interrupt() as stop:
         info = engine.info()
         for event in engine.generate(_with_sampling(request, info, overrides), stop):
@@ -60,12 +67,16 @@ def execute(options: argparse.Namespace) -> int:
                 token_ids += [] if event.id is None else [event.id]
                 if not options.json:
                     output.write(event)
+            elif isinstance(event, ExpertReport):
+                report = event
             elif isinstance(event, Finished):
                 finished = event
         output.end()
         print(statistics_line(finished), file=sys.stderr)
+        if report is not None:
+            print("".join(f"{line}\n" for line in tier_lines(report)), end="", file=sys.stderr)
         if options.json:
-            print(json.dumps(answer_record(finished, token_ids, info)))
+            print(json.dumps(answer_record(finished, token_ids, info, report)))
         return 130 if stop.is_set() else 0
 
 

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import mmap
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -100,25 +100,29 @@ class GgufFile(Closing):
         data = np.frombuffer(self._maps[info.path], np.uint8, info.nbytes, info.offset_bytes)
         return QuantizedTensor(info.type, info.shape, data)
 
-    def page_in(self) -> Iterator[int]:
-        """Bring the whole file into memory, a part at a time; yields how many bytes are there.
+    def page_in(self, names: Iterable[str]) -> Iterator[int]:
+        """Bring tensors into memory, a part at a time; yields how many of their bytes are there.
 
         Without this the first use of every few pages interrupts whoever computes: an expert of Kimi K2 then takes
         longer to be found than to be multiplied. Raises GgufError when the file got shorter.
         """
         done = 0
-        for path, pages in self._maps.items():
-            for start in range(0, len(pages), _PART_BYTES):
-                length = min(_PART_BYTES, len(pages) - start)
+        for name in names:
+            info = self.tensors[name]
+            pages, end = self._maps[info.path], info.offset_bytes + info.nbytes
+            start = info.offset_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+            done -= info.offset_bytes - start
+            while start < end:
+                length = min(_PART_BYTES, end - start)
                 with contextlib.suppress(OSError):
-                    pages.madvise(mmap.MADV_WILLNEED, start, min(2 * _PART_BYTES, len(pages) - start))
+                    pages.madvise(mmap.MADV_WILLNEED, start, min(2 * _PART_BYTES, end - start))
                 try:
                     pages.madvise(_MADV_POPULATE_READ, start, length)
                 except OSError as error:
                     if error.errno == errno.EFAULT:
-                        raise GgufError(f"{path} was cut off while it was loaded: fetch it again") from error
+                        raise GgufError(f"{info.path} was cut off while it was loaded: fetch it again") from error
                     return  # an older system: pages come when they are used
-                done += length
+                done, start = done + length, start + length
                 yield done
 
     def close(self) -> None:

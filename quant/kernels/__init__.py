@@ -35,6 +35,11 @@ class ExpertWeights:
                 f"an expert is gate [ff, hidden], up [ff, hidden], down [hidden, ff]: got {gate} {up} {down}"
             )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three matrices."""
+        return self.gate.nbytes + self.up.nbytes + self.down.nbytes
+
     @functools.cached_property
     def record(self) -> bytes:
         """k2quant_expert of k2quant.h. Holds addresses: to be used while this object is there."""

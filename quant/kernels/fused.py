@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from quant.kernels import ExpertWeights
+from quant.kernels import ExpertCall, ExpertWeights
 from quant.tensor import QuantizedTensor
 from quant.types import BlockType
 
@@ -78,6 +78,13 @@ class FusedKernels(Protocol):
         """`Kernels.experts` for one token: x [1, hidden] f32 by all of `weights`, with `scales` f32, one each.
 
         None when some weight's type is not served.
+        """
+
+    def add_experts(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor) -> bool:
+        """`Kernels.experts`, added to what `y` [T, hidden] f32 holds, one expert after the other.
+
+        Several calls give the same bits as one with all experts in the same order. False, with `y` as it was, when
+        some weight's type is not served.
         """
 
     def decode(self, w: QuantizedTensor) -> Tensor:

@@ -76,8 +76,8 @@ class NativeKernels:
 
     def experts(self, x: Tensor, calls: Sequence[ExpertCall]) -> Tensor:
         if x.dtype is torch.float32 and x.is_cpu and x.ndim == 2:
-            y = self._own_experts(x.contiguous(), calls)
-            if y is not None:
+            y = torch.empty(x.shape)
+            if self._own_experts(x.contiguous(), calls, y, add=False):
                 return y
         check_experts(self, x, calls)
         return self._mixed_experts(x, calls)
@@ -114,6 +114,12 @@ class NativeKernels:
             return None
         return y
 
+    def add_experts(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor) -> bool:
+        """See FusedKernels.add_experts."""
+        if x.dtype is not torch.float32 or y.dtype is not torch.float32 or not y.is_contiguous() or y.shape != x.shape:
+            raise ValueError(f"x {x.dtype} {tuple(x.shape)} and y {y.dtype} {tuple(y.shape)} do not fit")
+        return self._own_experts(x.contiguous(), calls, y, add=True)
+
     def decode(self, w: QuantizedTensor) -> Tensor:
         """See FusedKernels.decode. A product with the identity, which unpacks ten times as fast as the gguf package."""
         if w.type not in self._own:
@@ -141,34 +147,35 @@ class NativeKernels:
             self._check_open()
             self._library.call(name, self._pool, *arguments)
 
-    def _own_experts(self, x: Tensor, calls: Sequence[ExpertCall]) -> Tensor | None:
-        """All experts in one call; None when the library refuses it."""
+    def _own_experts(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor, add: bool) -> bool:
+        """All experts in one call, to `y` or added to it; False when the library refuses it."""
         tokens, hidden = x.shape
         if not calls:
             self._check_open()
-            return torch.zeros(tokens, hidden)
+            if not add:
+                y.zero_()
+            return True
         ids = torch.cat([call.tokens for call in calls])
         scales = torch.cat([call.scales for call in calls])
         if not (ids.is_cpu and scales.is_cpu):
-            return None
+            return False
         records = b"".join([call.weights.record for call in calls])
         counts = array("q", [call.tokens.numel() for call in calls]).tobytes()
-        y = torch.empty(tokens, hidden)
         pointers = ids.data_ptr(), scales.data_ptr(), y.data_ptr()
         try:
-            self.call("k2quant_experts", x.data_ptr(), tokens, hidden, records, len(calls), counts, *pointers, 0)
+            self.call("k2quant_experts", x.data_ptr(), tokens, hidden, records, len(calls), counts, *pointers, int(add))
         except ValueError:
-            return None
-        return y
+            return False
+        return True
 
     def _mixed_experts(self, x: Tensor, calls: Sequence[ExpertCall]) -> Tensor:
         """Experts of which some have matrices that the library does not multiply: those are given away whole."""
         total = torch.zeros(x.shape)
         for run, is_own in self._runs(calls):
-            part = self._own_experts(x.contiguous(), run) if is_own else self._others().experts(x, run)
-            if part is None:
+            if not is_own:
+                total += self._others().experts(x, run)
+            elif not self._own_experts(x.contiguous(), run, total, add=True):
                 raise ValueError(f"x {tuple(x.shape)} and {len(run)} experts do not fit together")
-            total += part
         return total
 
     def _runs(self, calls: Sequence[ExpertCall]) -> Iterator[tuple[list[ExpertCall], bool]]:

@@ -1,6 +1,7 @@
 """A model that answers from a script, with the tokenizer of a tiny checkpoint and a plain chat template."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from k2lite.engine import LocalEngine
 from k2lite.engine_options import EngineOptions
 from k2lite.events import EngineInfo, LoadProgress, Sampling
 from k2lite.tokenizer import Tokenizer
+from offload.state import ExpertsState
 from tests.tiny import write_checkpoint
 from tests.tiny_tokenizer import VOCAB_SIZE, special_id, write_tokenizer
 
@@ -91,6 +93,14 @@ class ScriptedModel:
 
     def counters(self) -> dict[str, int]:
         return {"ram_experts": sum(self.forwards)}
+
+    prefill_tokens = None
+
+    def listen(self, stop: threading.Event | None) -> None:
+        """Nothing here takes long."""
+
+    def experts_state(self) -> ExpertsState:
+        return ExpertsState(places={}, scores={}, used={}, tiers=())
 
     def _logits(self, context: Sequence[int]) -> Tensor:
         if self.reply is None:

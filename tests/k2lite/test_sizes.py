@@ -2,7 +2,7 @@
 
 import pytest
 
-from k2lite.sizes import format_bytes, format_duration, parse_size
+from k2lite.sizes import format_bytes, format_duration, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,16 @@ def test_bytes_are_written_with_three_digits(count: int, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (85, "1:25"), (3600, "1:00:00"), (7285, "2:01:25")])
 def test_durations_are_written_as_clocks_do(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("300G/s", 300e9), ("7GB/s", 7e9), ("3.5g", 3.5e9), ("2T/s", 2e12), ("900M/s", 9e8), ("12", 12)]
+)
+def test_a_speed_is_read_in_steps_of_a_thousand(text: str, rate: float) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1G/s", "fast", "7G/h", "1e9", "9999999999T"])
+def test_what_is_no_speed_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"speed|faster"):
+        parse_rate(text)

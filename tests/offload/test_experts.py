@@ -2,7 +2,8 @@
 
 import torch
 
-from offload.experts import FusedExperts, MappedExperts, StackedExperts, group_by_expert
+from offload.experts import FusedExperts, MappedExperts, StackedExperts
+from offload.token_groups import group_by_expert
 from quant.encode.encode import encode
 from quant.kernels import make_kernels
 from quant.tensor import QuantizedTensor

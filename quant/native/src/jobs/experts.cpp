@@ -113,8 +113,10 @@ Place fill_wave(Experts& job, Place place) {
         if (wanted <= 0) continue;
         int64_t fitting = left / of_row;
         if (fitting < 1 && job.count == 0) fitting = 1;
+        // Cut only where a whole wave is too small: results must not depend on who else is in the call, and kernels for
+        // few tokens round otherwise than those for many.
+        if (fitting < wanted && job.count > 0) break;
         const int64_t tokens = wanted < fitting ? wanted : fitting;
-        if (tokens < 1) break;
         Slice& slice = job.slices[job.count++];
         slice.expert = &expert;
         slice.first_token = place.token;

@@ -1,0 +1,199 @@
+"""A GGUF file's weights into a model: mapped where memory holds them all, else with experts read as they are needed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from k2lite.config import ModelConfig
+from k2lite.expert_slabs import expert_slabs, is_expert_tensor
+from k2lite.model import ATTENTION_TOKENS, Model
+from k2lite.router import Router
+from k2lite.sizes import format_bytes
+from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
+from offload.build import layout_of, mapped_experts_with_cards, paged_experts
+from offload.experts import Experts, MappedExperts
+from offload.free_memory import default_budget_bytes
+from offload.lookahead import RouterGuess
+from offload.memory_options import MemoryOptions
+from offload.resident import FileRange, read_ranges
+from offload.slabs import SlabMap
+from offload.warm_up import WarmUp
+from quant.errors import GgufError, K2Error, RequestError
+from quant.gguf.gguf_file import GgufFile
+from quant.kernels import Kernels
+from quant.tensor import QuantizedTensor
+
+ByteProgress = Callable[[int, int], None]
+
+# A chunk of a prompt may keep this share of the budget busy with its activations.
+_CHUNK_SHARE = 0.1
+_LARGEST_CHUNK_TOKENS = 4096
+# Activations of a token that are there at a time, in vectors of the stream's width: the stream, its norm, the experts'
+# sum, the attention's output, and what joins parts of them.
+_VECTORS_OF_A_TOKEN = 6
+
+
+class GgufTensors:
+    """Tensors of an open GGUF file, mapped."""
+
+    error: type[K2Error] = GgufError
+
+    def __init__(self, file: GgufFile) -> None:
+        self._file = file
+
+    def find(self, name: str) -> QuantizedTensor | None:
+        """See TensorSource.find."""
+        return self._file.tensor(name) if name in self._file.tensors else None
+
+
+class ResidentTensors:
+    """All tensors of a file but its experts, in memory of their own."""
+
+    error: type[K2Error] = GgufError
+
+    def __init__(self, file: GgufFile, progress: ByteProgress) -> None:
+        """Reads them. Raises StoreError."""
+        infos = {name: info for name, info in file.tensors.items() if not is_expert_tensor(name)}
+        total = sum(info.nbytes for info in infos.values())
+        ranges = {name: FileRange(info.path, info.offset_bytes, info.nbytes) for name, info in infos.items()}
+        data = read_ranges(ranges, lambda done: progress(done, total))
+        self._tensors = {name: QuantizedTensor(info.type, info.shape, data[name]) for name, info in infos.items()}
+
+    def find(self, name: str) -> QuantizedTensor | None:
+        """See TensorSource.find."""
+        return self._tensors.get(name)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a budget is shared out: bytes for experts' slots, and the chunk whose activations the rest has room for.
+
+    `slot_bytes` None means that everything is mapped.
+    """
+
+    slot_bytes: int | None
+    chunk_tokens: int | None = None
+
+
+def load_weights(
+    file: GgufFile,
+    config: ModelConfig,
+    kernels: Kernels,
+    memory: MemoryOptions,
+    progress: ByteProgress,
+) -> Model:
+    """The model, with its experts where `memory` allows. It has to be closed. Raises K2Error."""
+    total = sum(info.nbytes for info in file.tensors.values())
+    progress(0, total)
+    layers = [layer for layer in range(config.n_layers) if not config.is_dense(layer)]
+    slabs = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
+    placement = place(file, config, slabs, memory, watched=isinstance(kernels, WeightWatcher))
+    if placement.slot_bytes is None:
+        roomy = total <= default_budget_bytes()  # what is watched may be larger, and would push itself out
+        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, memory, roomy))
+        if roomy:
+            # Without cards experts come in the background: an answer can begin before all are there.
+            names = [name for name in file.tensors if memory.cards or not is_expert_tensor(name)]
+            for done in file.page_in(names):
+                progress(min(done, total), total)
+        model.listen(None)
+    else:
+        tensors = ResidentTensors(file, progress)
+        model = build_model(config, tensors, kernels, _paged(config, slabs, memory, placement))
+    progress(total, total)
+    return model
+
+
+def place(
+    file: GgufFile, config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, watched: bool = False
+) -> Placement:
+    """Decide between mapped and paged, and share out the budget. Raises RequestError with the numbers.
+
+    Weights that are `watched` must not come and go: they are mapped, whatever that costs.
+    """
+    budget = default_budget_bytes() if memory.ram_budget_bytes is None else memory.ram_budget_bytes
+    total = sum(info.nbytes for info in file.tensors.values())
+    if total <= budget or watched or not slabs.layers:
+        _check_mapped(total, budget, memory)
+        return Placement(None)
+    resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
+    chunk = _chunk_tokens(budget, config)
+    buffers = chunk * _token_bytes(config)
+    smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
+    slots = budget - resident - buffers
+    if slots < smallest:
+        raise RequestError(
+            f"a RAM budget of {format_bytes(budget)} is too small: weights that every token needs take "
+            f"{format_bytes(resident)}, buffers {format_bytes(buffers)} and one expert of each size "
+            f"{format_bytes(smallest)}: give --ram-budget {resident + buffers + smallest} or more"
+        )
+    return Placement(slots, chunk)
+
+
+def _check_mapped(total: int, budget: int, memory: MemoryOptions) -> None:
+    """Raises RequestError for what has no effect on a model that stays in memory as a whole."""
+    if memory.mirror is not None:
+        raise RequestError(
+            f"--mirror has no effect: all {format_bytes(total)} of the model stay in memory; leave it out, or give a "
+            "smaller --ram-budget"
+        )
+    if total > budget and memory.ram_budget_bytes is not None:
+        raise RequestError(
+            f"--ram-budget {format_bytes(budget)} is too small: all {format_bytes(total)} of this model are needed at "
+            "any time"
+        )
+
+
+def _chunk_tokens(budget: int, config: ModelConfig) -> int:
+    """As many tokens of a prompt as their share of the budget has room for, in whole parts of the attention."""
+    fitting = int(budget * _CHUNK_SHARE) // _token_bytes(config)
+    return max(ATTENTION_TOKENS, min(_LARGEST_CHUNK_TOKENS, fitting) // ATTENTION_TOKENS * ATTENTION_TOKENS)
+
+
+def _token_bytes(config: ModelConfig) -> int:
+    return _VECTORS_OF_A_TOKEN * 4 * config.hidden_size
+
+
+def _mapped(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, warm_up: bool) -> MakeExperts:
+    """Mapped experts, brought into memory in the background, and with cards if there are some."""
+    if memory.cards and not slabs.layers:
+        raise RequestError("--devices has no effect: this model has no experts to put there; leave it out")
+
+    def make(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
+        layers = mapped_layers(reader, routers)
+        if memory.cards:
+            return mapped_experts_with_cards(slabs, config.experts_per_token, kernels, layers, memory.cards)
+        arrays = [tensor.data for layer in layers.values() for tensor in layer.tensors]
+        return MappedExperts(layers, kernels, WarmUp(arrays) if warm_up and arrays else None)
+
+    return make
+
+
+def _paged(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, placement: Placement) -> MakeExperts:
+    slot_bytes = placement.slot_bytes
+    assert slot_bytes is not None
+
+    def make(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
+        return paged_experts(
+            slabs,
+            config.experts_per_token,
+            kernels,
+            {layer: _guess_of(router) for layer, router in routers.items()},
+            slot_budget_bytes=slot_bytes,
+            cards=memory.cards,
+            mirror=memory.mirror,
+            prefill_tokens=placement.chunk_tokens,
+        )
+
+    return make
+
+
+def _guess_of(router: Router) -> RouterGuess:
+    """Whom a router would choose for one token."""
+
+    def guess(stream: Tensor) -> list[int]:
+        ids: list[int] = router(stream)[1].ids[0].tolist()
+        return ids
+
+    return guess

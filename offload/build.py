@@ -1,0 +1,124 @@
+"""Putting tiers together: from where experts lie in files and the budgets to the door."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from offload.arena import Arena
+from offload.dispatch import UNKNOWN_MACHINE, CardSpeeds, MachineSpeeds, MeasuredSpeeds
+from offload.drive import Drive
+from offload.lookahead import RouterGuess
+from offload.memory_options import CardSpec
+from offload.mirror import mirror_drive
+from offload.multiply import Multiplier
+from offload.pool import Pool, PoolDevice, VirtualCard
+from offload.ram_tier import LayerExperts, MappedTier, PagedTier, RamTier
+from offload.reader import DriveReader
+from offload.residency import ExpertLayout, Residency
+from offload.slabs import SlabMap
+from offload.tally import Tally, TierTally
+from offload.tiered import TieredExperts
+from offload.tiers import LayerFacts, Tiers
+from quant.errors import StoreError
+from quant.kernels import Kernels
+
+# A virtual card is memory like any other: its link is a copy within RAM.
+_VIRTUAL_SPEEDS = CardSpeeds(memory_bytes_per_s=30e9, link_bytes_per_s=10e9, flops=300e9)
+
+
+def layout_of(slabs: SlabMap, used_per_token: int) -> ExpertLayout:
+    """Sizes of a model's experts in slots."""
+    return ExpertLayout(
+        {layer: found.experts for layer, found in slabs.layers.items()},
+        {layer: found.slot_bytes for layer, found in slabs.layers.items()},
+        used_per_token,
+    )
+
+
+def paged_experts(
+    slabs: SlabMap,
+    used_per_token: int,
+    kernels: Kernels,
+    routers: Mapping[int, RouterGuess],
+    *,
+    slot_budget_bytes: int,
+    cards: Sequence[CardSpec] = (),
+    mirror: Path | None = None,
+    prefill_tokens: int | None = None,
+) -> TieredExperts:
+    """Experts that are read from the drive into as many slots as the budget allows. Raises StoreError."""
+    layout = layout_of(slabs, used_per_token)
+    if slot_budget_bytes < layout.smallest_budget_bytes:
+        raise StoreError(
+            f"{slot_budget_bytes} bytes for experts are too few: one of each size takes {layout.smallest_budget_bytes}"
+        )
+    residency = Residency(layout, slot_budget_bytes, [card.capacity_bytes for card in cards])
+    with ExitStack() as stack:
+        drives = [stack.enter_context(Drive(slabs.paths))]
+        if mirror is not None:
+            drives.append(stack.enter_context(mirror_drive(drives[0], mirror)))
+        arena = Arena(residency.ram.classes, residency.ram.slots)
+        reader = stack.enter_context(DriveReader(drives))
+        ram = PagedTier(slabs, residency, arena, reader, stack.pop_all())
+    notes = tuple(note for drive in drives for note in drive.notes)
+    return _tiered(slabs, residency, ram, kernels, routers, cards, prefill_tokens, notes)
+
+
+def mapped_experts_with_cards(
+    slabs: SlabMap,
+    used_per_token: int,
+    kernels: Kernels,
+    layers: Mapping[int, LayerExperts],
+    cards: Sequence[CardSpec],
+) -> TieredExperts:
+    """Experts that all lie in mapped memory, the hottest of them on cards too."""
+    residency = Residency(layout_of(slabs, used_per_token), None, [card.capacity_bytes for card in cards])
+    return _tiered(slabs, residency, MappedTier(layers, slabs), kernels, {}, cards, None, ())
+
+
+def _tiered(
+    slabs: SlabMap,
+    residency: Residency,
+    ram: RamTier,
+    kernels: Kernels,
+    routers: Mapping[int, RouterGuess],
+    cards: Sequence[CardSpec],
+    prefill_tokens: int | None,
+    notes: tuple[str, ...],
+) -> TieredExperts:
+    multiplier = Multiplier(kernels)
+    speeds = MeasuredSpeeds(_machine(cards))
+    devices = [_card(number, card, residency, slabs, multiplier) for number, card in enumerate(cards)]
+    tiers = Tiers(
+        layers={
+            layer: LayerFacts(found.experts, found.expert_bytes, found.expert_weights)
+            for layer, found in slabs.layers.items()
+        },
+        residency=residency,
+        ram=ram,
+        pool=Pool(devices, residency, speeds, ram.slot_bytes),
+        multiplier=multiplier,
+        speeds=speeds,
+        tally=Tally(cards=tuple(TierTally() for _ in cards)),
+    )
+    return TieredExperts(tiers, routers, prefill_tokens, notes)
+
+
+def _machine(cards: Sequence[CardSpec]) -> MachineSpeeds:
+    known = UNKNOWN_MACHINE
+    return MachineSpeeds(
+        cpu_bytes_per_s=known.cpu_bytes_per_s,
+        drive_bytes_per_s=known.drive_bytes_per_s,
+        cpu_flops=known.cpu_flops,
+        cards=(_VIRTUAL_SPEEDS,) * len(cards),
+    )
+
+
+def _card(number: int, spec: CardSpec, residency: Residency, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:
+    table = residency.cards[number]
+    if not any(table.slots):
+        raise StoreError(
+            f"card {number} has {spec.capacity_bytes} bytes, but one expert of each size takes "
+            f"{residency.layout.smallest_budget_bytes}: give it more (--devices, --vram-budget) or leave it out"
+        )
+    return VirtualCard(f"virtual-{number}", table.classes, table.slots, slabs.layers, multiplier)

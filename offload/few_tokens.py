@@ -1,0 +1,100 @@
+"""One token's experts, as fast as they can be had: cards and RAM at once, the drive meanwhile."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from offload.lookahead import LookAhead
+from offload.multiply import RowSum
+from offload.reader import Urgency
+from offload.residency import DRIVE, RAM
+from offload.slots import ExpertKey
+from offload.tiers import Tiers
+from quant.kernels import ExpertWeights
+
+Row = tuple[int, ExpertKey]  # of the sum, and the expert that it is of
+
+
+class FewTokens:
+    """Decoding: one token, whose experts each get a row of their own, so that they may be multiplied in any order."""
+
+    def __init__(self, tiers: Tiers, look_ahead: LookAhead) -> None:
+        self._tiers, self._look_ahead = tiers, look_ahead
+
+    def forward(
+        self, layer: int, x: Tensor, ids: Sequence[int], weights: Tensor, shared: ExpertWeights | None
+    ) -> Tensor:
+        """x [1, hidden] f32, weights [k] f32 -> [1, hidden] f32: the sum in the order of `ids`, then `shared`.
+
+        Whatever it holds is to be released by the caller, also after Stopped and StoreError.
+        """
+        tiers = self._tiers
+        tiers.ram.collect()
+        sums = RowSum(x, weights if shared is None else torch.cat((weights, torch.ones(1))))
+        here: list[Row] = []
+        backlog: deque[Row] = deque()
+        for row, expert in enumerate(ids):
+            key = (layer, expert)
+            tiers.residency.use(key)
+            if tiers.residency.place(key) == DRIVE:
+                backlog.append((row, key))
+            else:
+                tiers.hold(key)
+                here.append((row, key))
+        awaited = self._demand(backlog)
+        self._look_ahead.asked(layer, ids)
+        self._look_ahead.guess(layer)
+        hits = self._multiply(layer, sums, here, shared)
+        tiers.tally.ram.add(hits, hits * tiers.layers[layer].expert_bytes)
+        while awaited or backlog:
+            tiers.wait()
+            arrived = self._arrived(awaited)
+            tiers.tally.drive.add(len(arrived), len(arrived) * tiers.layers[layer].expert_bytes)
+            self._multiply(layer, sums, arrived)
+            awaited.update(self._demand(backlog))
+        return sums.total()
+
+    def _demand(self, backlog: deque[Row]) -> dict[ExpertKey, int]:
+        """Ask for those for which there are slots, and take them out of `backlog`; returns the row of each."""
+        asked: dict[ExpertKey, int] = {}
+        while backlog and self._tiers.ram.request(backlog[0][1], Urgency.DEMAND):
+            row, key = backlog.popleft()
+            asked[key] = row
+        return asked
+
+    def _arrived(self, awaited: dict[ExpertKey, int]) -> list[Row]:
+        """Those that are there now, held and no longer awaited."""
+        rows = [(row, key) for key, row in awaited.items() if self._tiers.residency.place(key) != DRIVE]
+        for _, key in rows:
+            self._tiers.hold(key)
+            del awaited[key]
+        return rows
+
+    def _multiply(self, layer: int, sums: RowSum, rows: Sequence[Row], shared: ExpertWeights | None = None) -> int:
+        """Multiply by experts that are held, wherever they are, and release them; returns how many were in RAM."""
+        tiers, nbytes = self._tiers, self._tiers.layers[layer].expert_bytes
+        by_place: dict[int, list[Row]] = {}
+        for row, key in rows:
+            by_place.setdefault(tiers.residency.place(key), []).append((row, key))
+        in_ram = by_place.pop(RAM, [])
+        finish = [
+            tiers.pool.begin(card, sums.x, [sums.card_work(row, key, tiers.residency.slot(key)) for row, key in found])
+            for card, found in by_place.items()
+        ]
+        calls = [sums.call(row, tiers.ram.weights(key)) for row, key in in_ram]
+        cpu_bytes = len(calls) * nbytes
+        if shared is not None:
+            calls.append(sums.call(len(sums.rows) - 1, shared))
+            cpu_bytes += shared.nbytes
+        if calls:
+            started = tiers.clock()
+            tiers.multiplier.add(sums.x, calls, sums.rows)
+            tiers.cpu_worked(cpu_bytes, tiers.clock() - started)
+        for add_result in finish:
+            add_result(sums.rows)
+        for card, found in by_place.items():
+            tiers.tally.cards[card].add(len(found), len(found) * nbytes)
+        tiers.release(key for _, key in rows)
+        return len(in_ram)

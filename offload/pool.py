@@ -1,0 +1,269 @@
+"""The cards: their slots, and the background copies that bring hot experts to them.
+
+A card does two things: it copies bytes to and from its slots, in a thread of its own, and multiplies what is in them.
+How it does the latter is its own affair; a virtual card lies in host memory and uses the CPU's kernels.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from offload.arena import Arena
+from offload.dispatch import MeasuredSpeeds, promotions_allowed
+from offload.multiply import CardWork, Multiplier
+from offload.residency import Demotion, Promotion, Residency
+from offload.slabs import LayerSlabs
+from offload.slots import ExpertKey, SizeClass, Slot
+from quant.kernels import ExpertCall
+
+# Adds what a card has computed to y [T, hidden]; waits for it.
+AddResult = Callable[[Tensor], None]
+
+# Of a link's time, for promotions: with a quarter, 83 to 93 % of the hits are kept that unlimited copying would bring.
+LINK_SHARE = 0.25
+
+
+class PoolDevice(Protocol):
+    """A card with slots. `upload` and `download` are called from a thread, `begin` by the one that computes.
+
+    `is_exact` says that its results have the bits of the CPU's kernels, so that sums must keep their order.
+    """
+
+    name: str
+    is_exact: bool
+
+    def upload(self, source: np.ndarray, target: Slot) -> None:
+        """Copy a slot's bytes from RAM to one of its own. They may be used when this returns."""
+
+    def download(self, source: Slot, target: np.ndarray) -> None:
+        """Copy the bytes of one of its slots to RAM."""
+
+    def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
+        """Begin to multiply x [T, hidden] f32 by experts in its slots, as Kernels.experts would."""
+
+    def close(self) -> None:
+        """Free its memory. Safe to call twice."""
+
+
+class VirtualCard:
+    """A card in host memory: for tests, and for seeing the pool work where there is no card."""
+
+    is_exact = True
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[SizeClass],
+        slots: Sequence[int],
+        layers: dict[int, LayerSlabs],
+        multiplier: Multiplier,
+    ) -> None:
+        self.name = name
+        self._arena = Arena(classes, slots)
+        self._layers, self._multiplier = layers, multiplier
+
+    def upload(self, source: np.ndarray, target: Slot) -> None:
+        """See PoolDevice.upload."""
+        np.copyto(self._arena.array(target)[: source.size], source)
+
+    def download(self, source: Slot, target: np.ndarray) -> None:
+        """See PoolDevice.download."""
+        np.copyto(target, self._arena.array(source)[: target.size])
+
+    def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
+        """See PoolDevice.begin. The work is done by who asks for the result."""
+        calls = [
+            ExpertCall(
+                self._layers[work.key[0]].weights(work.key[1], self._arena.array(work.slot)), work.tokens, work.scales
+            )
+            for work in works
+        ]
+        return lambda y: self._multiplier.add(x, calls, y)
+
+    def close(self) -> None:
+        """See PoolDevice.close."""
+
+
+@dataclass(eq=False)
+class Move:
+    """A copy that was begun: which, how, and afterwards how long it took or why it failed."""
+
+    move: Promotion | Demotion
+    copy: Callable[[], None]
+    seconds: float = 0.0
+    error: BaseException | None = None
+
+
+class Copier(Protocol):
+    """Copies for one card, one expert at a time, while its owner does something else."""
+
+    def submit(self, move: Move) -> None:
+        """Copy behind those that wait."""
+
+    def done(self) -> list[Move]:
+        """Copies that have ended since the last call."""
+
+    def wait(self) -> None:
+        """Wait until something is done."""
+
+    def close(self) -> None:
+        """End what is under way and wait for it. Safe to call twice."""
+
+
+class _CopyThread:
+    """A Copier that is a thread."""
+
+    def __init__(self, name: str) -> None:
+        self._condition = threading.Condition()
+        self._waiting: deque[Move] = deque()
+        self._done: list[Move] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name=f"k2lite-copy-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, move: Move) -> None:
+        with self._condition:
+            self._waiting.append(move)
+            self._condition.notify_all()
+
+    def done(self) -> list[Move]:
+        with self._condition:
+            done, self._done = self._done, []
+            return done
+
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                move = self._waiting.popleft()
+            started = time.perf_counter()
+            try:
+                move.copy()
+            except Exception as error:  # belongs to the thread that owns the pool
+                move.error = error
+            move.seconds = time.perf_counter() - started
+            with self._condition:
+                self._done.append(move)
+                self._condition.notify_all()
+
+    def wait(self) -> None:
+        """Wait until something is done."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._done or self._closed)
+
+
+class Pool:
+    """The cards of a machine, each with a contiguous range of layers whose experts prefer it."""
+
+    def __init__(
+        self,
+        devices: Sequence[PoolDevice],
+        residency: Residency,
+        speeds: MeasuredSpeeds,
+        ram_bytes: Callable[[ExpertKey], Callable[[], np.ndarray]],
+        copiers: Sequence[Copier] | None = None,
+        link_share: float = LINK_SHARE,
+    ) -> None:
+        """`ram_bytes` of an expert gives, in the copying thread, the bytes of its slot in RAM, to copy from or to.
+
+        `copiers`, one for each device, None for a thread for each. They get `link_share` of their links' time.
+        """
+        self._link_share = link_share
+        self.devices = tuple(devices)
+        self._residency, self._speeds, self._ram_bytes = residency, speeds, ram_bytes
+        self._copiers = [_CopyThread(device.name) for device in devices] if copiers is None else list(copiers)
+        self._under_way: list[Move] = []
+        self._finished: list[Move] = []
+        self._allowance = [0.0] * len(devices)  # experts that each link may be given
+        self.busy_s = [0.0] * len(devices)
+        layers = sorted(residency.layout.counts)
+        self._home = {layer: index * len(devices) // len(layers) for index, layer in enumerate(layers)}
+
+    def home(self, layer: int) -> int:
+        """The card that the experts of a layer prefer."""
+        return self._home[layer]
+
+    def begin(self, card: int, x: Tensor, works: Sequence[CardWork]) -> AddResult:
+        """See PoolDevice.begin."""
+        return self.devices[card].begin(x, works)
+
+    def end_token(self, used: Iterable[ExpertKey], seconds: float) -> None:
+        """A token has been computed in `seconds`: settle what has been copied, and begin what the links have time for.
+
+        `used` are its experts: only they have risen, so only they may have become worth a place on a card.
+        """
+        if not self.devices:
+            return
+        self.settle()
+        candidates = list(used)
+        for card, copier in enumerate(self._copiers):
+            nbytes = max(self._residency.layout.slot_bytes.values())
+            link = self._speeds.speeds.cards[card].link_bytes_per_s
+            allowed = promotions_allowed(nbytes, link, seconds, self._link_share)
+            self._allowance[card] = min(self._allowance[card] + allowed, max(2.0, allowed))
+            # The home layers' experts first, then any that is worth it.
+            ordered = sorted(candidates, key=lambda key: self._home[key[0]] != card)
+            while self._allowance[card] >= 1 and (move := self._next(card, ordered)) is not None:
+                self._allowance[card] -= 1
+                self._under_way.append(move)
+                copier.submit(move)
+
+    def settle(self) -> None:
+        """Take note of copies that have ended, as far as nobody uses their source. Raises what a copy raised."""
+        for card, copier in enumerate(self._copiers):
+            for done in copier.done():
+                self._under_way.remove(done)
+                self._finished.append(done)
+                self.busy_s[card] += done.seconds
+                self._speeds.link(card, self._residency.layout.slot_bytes[done.move.key[0]], done.seconds)
+        errors = [done.error for done in self._finished if done.error is not None]
+        waiting = []
+        for done in self._finished:
+            if done.error is not None:
+                self._residency.abandoned(done.move)
+            elif self._residency.can_complete(done.move):
+                self._residency.copied(done.move)
+            else:
+                waiting.append(done)
+        self._finished = waiting
+        if errors:
+            raise errors[0]
+
+    def finish_moves(self) -> None:
+        """Wait for all copies under way, and take note of them."""
+        self.settle()
+        while self._under_way:
+            card = self._under_way[0].move.card
+            self._copiers[card].wait()
+            self.settle()
+
+    def close(self) -> None:
+        """End the copies and free the cards. Safe to call twice."""
+        for copier in self._copiers:
+            copier.close()
+        for device in self.devices:
+            device.close()
+
+    def _next(self, card: int, candidates: Sequence[ExpertKey]) -> Move | None:
+        home = [key for key in candidates if self._home[key[0]] == card]
+        move = self._residency.promotion([card], home) or self._residency.promotion([card], candidates)
+        if move is None:
+            return None
+        device, in_ram = self.devices[card], self._ram_bytes(move.key)
+        if isinstance(move, Promotion):
+            return Move(move, lambda: device.upload(in_ram(), move.target))
+        return Move(move, lambda: device.download(move.source, in_ram()))

@@ -1,0 +1,152 @@
+"""Experts in several tiers behind the one door: cards, RAM and a drive, used at once.
+
+One thread, the caller of `forward`, owns everything here; only reading and copying have threads of their own.
+"""
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from offload.few_tokens import FewTokens
+from offload.lookahead import LookAhead, RouterGuess
+from offload.many_tokens import ManyTokens, Work
+from offload.state import ExpertsState, TierState
+from offload.tiers import Tiers
+from offload.token_groups import group_by_expert
+from quant.kernels import ExpertWeights
+
+if TYPE_CHECKING:
+    from offload.slots import ExpertKey
+
+
+class TieredExperts:
+    """See offload.experts.Experts. Owns its tiers: `close` closes them."""
+
+    def __init__(
+        self,
+        tiers: Tiers,
+        routers: Mapping[int, RouterGuess],
+        prefill_tokens: int | None = None,
+        notes: tuple[str, ...] = (),
+        drive_roof: float | None = None,
+    ) -> None:
+        """`routers` of all layers, for the look-ahead; `prefill_tokens` as in Experts; `notes` for the user."""
+        self._tiers = tiers
+        self._look_ahead = LookAhead(tiers, routers if tiers.ram.reader_state() is not None else {})
+        self._few, self._many = FewTokens(tiers, self._look_ahead), ManyTokens(tiers)
+        self._first, self._last = min(tiers.layers), max(tiers.layers)
+        self._prefill_tokens, self._notes, self._drive_roof = prefill_tokens, notes, drive_roof
+        self._token_began = tiers.clock()
+
+    @property
+    def prefill_tokens(self) -> int | None:
+        """See Experts.prefill_tokens."""
+        return self._prefill_tokens
+
+    def forward(
+        self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None = None
+    ) -> Tensor:
+        """See Experts.forward. Also raises StoreError, and Stopped where `listen` has said so."""
+        tiers = self._tiers
+        tiers.check_stop()
+        if layer == self._first:
+            tiers.residency.advance(len(x))
+        try:
+            if len(x) == 1:
+                chosen = ids[0].tolist()
+                y = self._few.forward(layer, x, chosen, weights[0], shared)
+            else:
+                chosen = ids[-1].tolist()
+                self._count_uses(layer, ids)
+                groups = group_by_expert(ids, weights)
+                y = self._many.forward(layer, x, [Work((layer, g.expert), g.tokens, g.scales) for g in groups], shared)
+        except BaseException:
+            tiers.release_all()
+            tiers.ram.cancel()
+            raise
+        tiers.tally.used[layer] = tuple(chosen)
+        if layer == self._last:
+            self._end_of_pass()
+        return y
+
+    def announce(self, layer: int, stream: Tensor) -> None:
+        """See Experts.announce."""
+        if len(stream) == 1:
+            self._look_ahead.announce(layer, stream)
+
+    def listen(self, stop: threading.Event | None) -> None:
+        """See Experts.listen."""
+        self._tiers.stop = stop
+
+    def counters(self) -> dict[str, int]:
+        """See Experts.counters."""
+        return self._tiers.tally.counters()
+
+    def state(self) -> ExpertsState:
+        """See Experts.state."""
+        tiers, residency = self._tiers, self._tiers.residency
+        reader = tiers.ram.reader_state()
+        score = residency.scores.score
+        keys = {layer: [(layer, expert) for expert in range(facts.experts)] for layer, facts in tiers.layers.items()}
+        return ExpertsState(
+            places={layer: "".join(map(self._place_letter, found)) for layer, found in keys.items()},
+            scores={layer: tuple(map(score, found)) for layer, found in keys.items()},
+            used=dict(tiers.tally.used),
+            tiers=self._tier_states(),
+            evictions=residency.evictions,
+            promotions=residency.promotions,
+            stall_s=tiers.tally.stall_s,
+            queue_depth=0.0 if reader is None else reader.mean_depth,
+            lookahead_reads=self._look_ahead.reads,
+            lookahead_used=self._look_ahead.used,
+            notes=self._notes,
+        )
+
+    def settle(self) -> None:
+        """See Experts.settle."""
+        self._tiers.pool.finish_moves()
+
+    def close(self) -> None:
+        """See Experts.close."""
+        self._tiers.pool.close()
+        self._tiers.ram.close()
+
+    def _count_uses(self, layer: int, ids: Tensor) -> None:
+        """As if the chunk's tokens had come one by one: an early one counts less by now."""
+        residency = self._tiers.residency
+        age = torch.arange(len(ids) - 1, -1, -1, dtype=torch.float64)
+        counts = (residency.scores.decay**age)[:, None].expand(ids.shape).flatten()
+        sums = torch.bincount(ids.flatten(), weights=counts)
+        for expert in ids.unique().tolist():
+            residency.use((layer, expert), float(sums[expert]))
+
+    def _end_of_pass(self) -> None:
+        """All layers are done: the pool may settle what it copied, and copy what was used."""
+        now = self._tiers.clock()
+        seconds, self._token_began = now - self._token_began, now
+        used = [(layer, expert) for layer, experts in self._tiers.tally.used.items() for expert in experts]
+        self._tiers.pool.end_token(used, seconds)
+
+    def _place_letter(self, key: "ExpertKey") -> str:
+        place = self._tiers.residency.place(key)
+        return str(place % 10) if place >= 0 else "r" if place == -1 else "."
+
+    def _tier_states(self) -> tuple[TierState, ...]:
+        tiers, residency, tally = self._tiers, self._tiers.residency, self._tiers.tally
+        states = [
+            TierState(f"card {n}", table.capacity_bytes, table.used_bytes, done.experts, done.nbytes, done.busy_s)
+            for n, (table, done) in enumerate(zip(residency.cards, tally.cards, strict=True))
+        ]
+        ram = residency.ram
+        states.append(
+            TierState("RAM", ram.capacity_bytes, ram.used_bytes, tally.ram.experts, tally.ram.nbytes, tally.ram.busy_s)
+        )
+        reader = tiers.ram.reader_state()
+        if reader is not None:
+            total = residency.layout.total_bytes
+            drive = tally.drive.experts
+            states.append(TierState("drive", total, total, drive, reader.nbytes, reader.busy_s, self._drive_roof))
+        return tuple(states)

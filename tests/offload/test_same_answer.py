@@ -1,0 +1,96 @@
+"""Wherever experts are, the answer is the same to the last bit."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from offload.residency import DRIVE, RAM
+from tests.offload.tiny_models import Setting, TinyModel
+
+
+def check(model: TinyModel, settings: list[Setting], prompt_tokens: int, tokens: int) -> None:
+    prompt = model.prompt(prompt_tokens)
+    expected, logits = model.greedy(prompt, tokens)
+    for setting in settings:
+        with model.placed(setting):
+            found, found_logits = model.greedy(prompt, tokens)
+        assert found == expected, setting
+        assert torch.equal(found_logits, logits), setting
+
+
+def named_settings(model: TinyModel) -> list[Setting]:
+    smallest, total = model.layout.smallest_budget_bytes, model.layout.total_bytes
+    return [
+        Setting(smallest),
+        Setting(total // 4),
+        Setting(total),
+        Setting(total // 3, (total // 5,)),
+        Setting(smallest, (smallest, total // 2)),
+        Setting(None, (total // 4, total // 4)),
+    ]
+
+
+@pytest.mark.parametrize("which", ["demo", "k2"])
+def test_paged_virtual_and_mixed_runs_answer_as_the_mapped_one(which: str, request: pytest.FixtureRequest) -> None:
+    model: TinyModel = request.getfixturevalue(which)
+    check(model, named_settings(model), prompt_tokens=50, tokens=40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["demo", "k2"])
+def test_a_hundred_random_settings_answer_alike_over_256_tokens(which: str, request: pytest.FixtureRequest) -> None:
+    model: TinyModel = request.getfixturevalue(which)
+    rng = random.Random(5)
+    check(model, [model.random_setting(rng) for _ in range(100)], prompt_tokens=90, tokens=256)
+
+
+@pytest.mark.parametrize("kernels", ["reference", "ggml"])
+def test_other_kernels_answer_alike_too(kernels: str, k2_file: Path) -> None:
+    model = TinyModel(k2_file, kernels)
+    try:
+        check(model, named_settings(model)[:4], prompt_tokens=20, tokens=6)
+    finally:
+        model.close()
+
+
+def test_both_copies_of_a_mirrored_file_are_read(k2: TinyModel, k2_file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(k2_file.read_bytes())
+    check(k2, [Setting(k2.layout.total_bytes // 3, mirror=copy)], prompt_tokens=30, tokens=30)
+
+
+def test_every_place_was_really_used(k2: TinyModel) -> None:
+    total = k2.layout.total_bytes
+    with k2.placed(Setting(total // 4, (total // 6, total // 6))) as experts:
+        k2.greedy(k2.prompt(30), 60)
+        counters, state = experts.counters(), experts.state()
+    assert all(counters[f"{tier}_experts"] > 0 for tier in ("ram", "drive", "card0", "card1"))
+    places = "".join(state.places.values())
+    assert set(places) == {".", "r", "0", "1"}
+    assert state.promotions > 0 and state.evictions > 0
+    assert {tier.name for tier in state.tiers} == {"card 0", "card 1", "RAM", "drive"}
+    assert all(tier.used_bytes <= tier.capacity_bytes for tier in state.tiers)
+
+
+def test_each_missing_expert_of_a_chunk_is_read_once(k2: TinyModel) -> None:
+    total = k2.layout.total_bytes
+    with k2.placed(Setting(total // 3)) as experts:
+        residency = experts._tiers.residency
+        chunk = k2.prompt(64)
+        cache = k2.model.new_cache(256)
+        k2.model.forward(chunk, cache)
+        missing = sum(residency.place(key) == DRIVE for key in keys(k2))
+        before = experts._tiers.ram.reader_state()
+        k2.model.forward(chunk, cache)
+        after = experts._tiers.ram.reader_state()
+        assert before is not None and after is not None
+        # On top comes what makes room at first, in each size, and has to be read again.
+        assert missing <= after.reads - before.reads <= missing + 8 * len(residency.ram.slots)
+        in_ram = sum(residency.place(key) == RAM for key in keys(k2))
+        assert in_ram == len(keys(k2)) - missing
+
+
+def keys(model: TinyModel) -> list[tuple[int, int]]:
+    return [(layer, expert) for layer, count in model.layout.counts.items() for expert in range(count)]
