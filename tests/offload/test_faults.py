@@ -66,7 +66,7 @@ def test_errors_at_any_read_leave_no_wrong_token(k2: TinyModel, monkeypatch: pyt
 
     def read(plain: Read, fd: int, buffers: list[memoryview], offset: int) -> int:
         with lock:
-            fails = rng.random() < 0.004
+            fails = rng.random() < 0.0007
         if fails:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return plain(fd, buffers, offset)
