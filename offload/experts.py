@@ -199,7 +199,7 @@ class MappedExperts:
             if y is not None:
                 return y
         sums = RowSum(x, scales)
-        self._multiplier.add(sums.x, [sums.call(row, expert) for row, expert in enumerate(experts)], sums.rows)
+        sums.rows = self._multiplier.sum(sums.x, [sums.call(row, expert) for row, expert in enumerate(experts)])
         return sums.total()
 
     def _of_many(self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None) -> Tensor:
@@ -212,9 +212,7 @@ class MappedExperts:
         self._tally.used[layer] = tuple(ids[-1].tolist())
         if shared is not None:
             calls.append(for_all_tokens(shared, len(x)))
-        y = torch.zeros(x.shape)
-        self._multiplier.add(x, calls, y)
-        return y
+        return self._multiplier.sum(x, calls)
 
     def _found(self, layer: int, ids: Sequence[int]) -> list[ExpertWeights]:
         """Experts of a layer, each made once: describing three matrices takes longer than a narrow model's expert."""
