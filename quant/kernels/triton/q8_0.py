@@ -1,0 +1,16 @@
+"""Q8_0: 32 weights in 34 bytes, a half and 32 signed bytes."""
+
+import triton
+import triton.language as tl  # noqa: F401 - the interpreter asks every module for it
+
+from quant.kernels.triton.bits import half_to_float, halfword, words_of_halves
+
+
+@triton.jit
+def words(row, block, run, place, mask):
+    """See Decoder.words. A word holds one run of four weights only: the second values are the first's."""
+    start = block * 17
+    q = words_of_halves(row, start + 1 + 2 * (run + place), mask) ^ 0x80808080
+    scale = half_to_float(halfword(row, start, mask))
+    minimum = 128.0 * scale
+    return q, q, scale, scale, minimum, minimum
