@@ -1,14 +1,17 @@
-"""Words out of memory and floats out of words."""
+"""Words out of memory, and what is computed with the four bytes of a word at once."""
 
 import os
 
 import triton
 import triton.language as tl
 
+# The interpreter computes in numpy, which has neither assembly nor bfloat16.
+_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
-# A mask is None where all is inside. What a mask leaves out becomes 0, so that scales there are 0 and not NaN.
+
 @triton.jit
 def loaded(place, mask):
+    """A load; the mask is None where all is inside. What a mask leaves out is 0, and so are its scales."""
     if mask is None:
         return tl.load(place)
     else:
@@ -29,8 +32,8 @@ def halfword(row, index, mask):
 
 @triton.jit
 def signed_byte(row, index, mask):
-    """A signed byte by number, counted from `row`, as float32."""
-    return loaded(row.to(tl.pointer_type(tl.int8), bitcast=True) + index, mask).to(tl.float32)
+    """A signed byte by number, counted from `row`, as int32."""
+    return loaded(row.to(tl.pointer_type(tl.int8), bitcast=True) + index, mask).to(tl.int32)
 
 
 @triton.jit
@@ -45,8 +48,37 @@ def half_to_float(bits):
     return bits.to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
 
 
-# The interpreter computes in numpy, which has neither assembly nor bfloat16.
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+@triton.jit
+def _byte(word, BYTE: tl.constexpr, SIGNED: tl.constexpr):
+    value = ((word >> (8 * BYTE)) & 0xFF).to(tl.int32)
+    return ((value ^ 0x80) - 0x80) if SIGNED else value
+
+
+@triton.jit
+def dot4(left, right, acc, LEFT_SIGNED: tl.constexpr, RIGHT_SIGNED: tl.constexpr):
+    """acc int32 + the sum of products of the four bytes of two words: one instruction."""
+    if _INTERPRETED:
+        for byte in tl.static_range(4):
+            acc += _byte(left, byte, LEFT_SIGNED) * _byte(right, byte, RIGHT_SIGNED)
+        return acc
+    else:
+        LEFT: tl.constexpr = "s32" if LEFT_SIGNED else "u32"
+        RIGHT: tl.constexpr = "s32" if RIGHT_SIGNED else "u32"
+        return tl.inline_asm_elementwise(
+            "dp4a." + LEFT + "." + RIGHT + " $0, $1, $2, $3;",
+            "=r,r,r,r",
+            [left, right, acc],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+
+
+@triton.jit
+def _permuted(low, high, selectors):
+    return tl.inline_asm_elementwise(
+        "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, selectors], dtype=tl.uint32, is_pure=True, pack=1
+    )
 
 
 @triton.jit
@@ -63,30 +95,23 @@ def permuted_bytes(low, high, selectors):
         first = _chosen_byte(low, high, selectors, 0) | _chosen_byte(low, high, selectors, 1)
         return first | _chosen_byte(low, high, selectors, 2) | _chosen_byte(low, high, selectors, 3)
     else:
-        return tl.inline_asm_elementwise(
-            "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, selectors], dtype=tl.uint32, is_pure=True, pack=1
-        )
+        return _permuted(low, high, selectors)
 
 
-# A byte becomes a float without a conversion instruction, of which a multiprocessor does few: its bits are put into
-# the mantissa of a power of two, which is taken off again. Up to 7 bits fit above 2**7, whose last place is 2**-16.
 @triton.jit
-def shifted_byte(word, BYTE: tl.constexpr, BITS: tl.constexpr):
-    """`float_offset(BITS)` + the value of byte BYTE (0 is the lowest), of which BITS may be set, as float32."""
-    PLACE: tl.constexpr = 16 if BITS <= 7 else 15
-    MASK: tl.constexpr = ((1 << BITS) - 1) << PLACE
-    POWER: tl.constexpr = 0x43000000 if BITS <= 7 else 0x43800000
-    if BYTE * 8 <= PLACE:
-        placed = word << (PLACE - BYTE * 8)
+def byte_to_float(word, BYTE: tl.constexpr, SIGNED: tl.constexpr):
+    """Byte BYTE (0 is the lowest) as float32.
+
+    Without a conversion, of which a multiprocessor does few: the byte becomes the last bits of 2**23, which is taken
+    off again.
+    """
+    if _INTERPRETED:
+        return _byte(word, BYTE, SIGNED).to(tl.float32)
     else:
-        placed = word >> (BYTE * 8 - PLACE)
-    return ((placed & MASK) | POWER).to(tl.float32, bitcast=True)
-
-
-@triton.constexpr_function
-def float_offset(bits: int) -> float:
-    """What `shifted_byte` adds to a byte."""
-    return 128.0 if bits <= 7 else 256.0
+        BIAS: tl.constexpr = 0x80 if SIGNED else 0
+        flipped = word ^ (BIAS * 0x01010101)
+        bits = _permuted(flipped, flipped * 0 + 0x4B000000, flipped * 0 + (0x7440 + BYTE))
+        return bits.to(tl.float32, bitcast=True) - (8388608.0 + BIAS)
 
 
 @triton.jit

@@ -17,8 +17,10 @@ class Decoder:
     """One type. A block has `block_words` words in runs of `run_words`; a run shares its scales and is one thread's.
 
     `words` is a Triton function of (row, block, run, place, mask): pointers to the bytes of rows, and the numbers of
-    block, run and word in the run, along dimensions 0, 2, 3 and 4 of five. It returns bytes of the low and of the
-    high nibbles (`bits` may be set in each), scales and minima of both: a weight is scale * byte - minimum.
+    block, run and word in the run: [entries, 1], [entries, 1] and [1, run_words]. It returns bytes of the low and of
+    the high nibbles, the block's scale, then factors int32 and minima float32 of both nibbles. A weight is
+    scale * factor * (byte - `zero`) - minimum; bytes are `signed` or not, and without `minima` they are not looked at.
+    factor * (byte - zero), summed over 4 * run_words bytes times 32767, must fit 31 bits.
 
     `span` words of low nibbles are followed by the same words' high nibbles; with `halves` 1 there are no second ones.
     """
@@ -29,7 +31,9 @@ class Decoder:
     run_words: int
     span: int
     halves: int
-    bits: int
+    signed: bool = False
+    zero: int = 0
+    minima: bool = False
 
     def arguments(self, cols: int) -> dict[str, Any]:
         """What a kernel needs to know to decode rows of `cols` weights."""
@@ -42,20 +46,22 @@ class Decoder:
             "RUN": self.run_words,
             "SPAN": self.span,
             "HALVES": self.halves,
-            "BITS": self.bits,
+            "SIGNED": self.signed,
+            "ZERO": self.zero,
+            "MINIMA": self.minima,
         }
 
 
 DECODERS: dict[BlockType, Decoder] = {
     decoder.type: decoder
     for decoder in (
-        Decoder(block_type("Q4_K"), q4_k.words, 32, 4, span=8, halves=2, bits=4),
-        Decoder(block_type("Q5_K"), q5_k.words, 32, 4, span=8, halves=2, bits=5),
-        Decoder(block_type("Q6_K"), q6_k.words, 32, 1, span=16, halves=2, bits=6),
-        Decoder(block_type("Q8_0"), q8_0.words, 8, 1, span=8, halves=1, bits=8),
-        Decoder(block_type("Q4_0"), q4_0.words, 4, 1, span=4, halves=2, bits=4),
-        Decoder(block_type("Q5_0"), q5_0.words, 4, 1, span=4, halves=2, bits=5),
-        Decoder(block_type("IQ4_XS"), iq4_xs.words, 32, 2, span=4, halves=2, bits=8),
+        Decoder(block_type("Q4_K"), q4_k.words, 32, 4, span=8, halves=2, minima=True),
+        Decoder(block_type("Q5_K"), q5_k.words, 32, 4, span=8, halves=2, minima=True),
+        Decoder(block_type("Q6_K"), q6_k.words, 32, 1, span=16, halves=2, zero=32),
+        Decoder(block_type("Q8_0"), q8_0.words, 8, 1, span=8, halves=1, signed=True),
+        Decoder(block_type("Q4_0"), q4_0.words, 4, 1, span=4, halves=2, zero=8),
+        Decoder(block_type("Q5_0"), q5_0.words, 4, 1, span=4, halves=2, zero=16),
+        Decoder(block_type("IQ4_XS"), iq4_xs.words, 32, 2, span=4, halves=2, signed=True),
     )
 }
 

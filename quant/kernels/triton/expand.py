@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quant.kernels.card import ALIGNMENT, CardTensor
-from quant.kernels.triton.bits import float_offset, shifted_byte
+from quant.kernels.triton.bits import byte_to_float
 from quant.kernels.triton.decoders import DECODERS
 from quant.types import BlockType
 
@@ -14,14 +14,20 @@ _TILE_WEIGHTS = 1024  # of a row at a time
 
 
 @triton.jit
-def _store(out, words, half: tl.constexpr, mask, BITS: tl.constexpr):
+def _weight(word, BYTE: tl.constexpr, scale, minimum, SIGNED: tl.constexpr, ZERO: tl.constexpr, MINIMA: tl.constexpr):
+    value = scale * (byte_to_float(word, BYTE, SIGNED) - ZERO)
+    return value - minimum if MINIMA else value
+
+
+@triton.jit
+def _store(out, words, half: tl.constexpr, mask, SIGNED: tl.constexpr, ZERO: tl.constexpr, MINIMA: tl.constexpr):
     """Weights of one half of the words: four neighbours each, put side by side in registers and stored together."""
-    word, scale, minimum = words[half], words[2 + half], words[4 + half]
-    minimum = tl.fma(scale, float_offset(BITS), minimum)
-    a = tl.fma(scale, shifted_byte(word, 0, BITS), -minimum)
-    b = tl.fma(scale, shifted_byte(word, 1, BITS), -minimum)
-    c = tl.fma(scale, shifted_byte(word, 2, BITS), -minimum)
-    d = tl.fma(scale, shifted_byte(word, 3, BITS), -minimum)
+    word, minimum = words[half], words[5 + half]
+    scale = words[2] * words[3 + half]
+    a = _weight(word, 0, scale, minimum, SIGNED, ZERO, MINIMA)
+    b = _weight(word, 1, scale, minimum, SIGNED, ZERO, MINIMA)
+    c = _weight(word, 2, scale, minimum, SIGNED, ZERO, MINIMA)
+    d = _weight(word, 3, scale, minimum, SIGNED, ZERO, MINIMA)
     four = tl.join(tl.join(a, c), tl.join(b, d))
     values = tl.reshape(four, [word.shape[0], word.shape[1] * 4]).to(out.dtype.element_ty)
     place = out + tl.arange(0, word.shape[1] * 4)[None, :]
@@ -45,7 +51,9 @@ def expand_kernel(
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
     HALVES: tl.constexpr,
-    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    ZERO: tl.constexpr,
+    MINIMA: tl.constexpr,
     BLOCKS: tl.constexpr,
     ALIGNED: tl.constexpr,  # bytes that every start is a multiple of
 ):
@@ -70,7 +78,7 @@ def expand_kernel(
         words = WORDS(words_of_row, block, run, place, mask)
         at = target + block * BLOCK + group * 4
         for half in tl.static_range(HALVES):
-            _store(at + half * SPAN * 4, words, half, mask, BITS)
+            _store(at + half * SPAN * 4, words, half, mask, SIGNED, ZERO, MINIMA)
 
 
 def _launch(data: Tensor, starts: Tensor, out: Tensor, block: BlockType, aligned: int) -> Tensor:

@@ -41,8 +41,8 @@ def gate_up_kernel(
     arena,  # bytes
     table,  # [slots, 3] int64: where gate, up and down start in the arena
     slots,  # [PAIRS] int32, negative for experts that are not here
-    x,  # planes: [tokens, COLS] float32
-    h,  # planes: [PAIRS, FF] float32
+    x,  # records: [tokens, COLS / 32 * 17] int32
+    h,  # [PAIRS, FF] float32
     WORDS: tl.constexpr,
     COLS: tl.constexpr,
     ROW_BYTES: tl.constexpr,
@@ -51,7 +51,9 @@ def gate_up_kernel(
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
     HALVES: tl.constexpr,
-    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    ZERO: tl.constexpr,
+    MINIMA: tl.constexpr,
     FF: tl.constexpr,
     USED: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -86,15 +88,14 @@ def gate_up_kernel(
             else:
                 use = pair
             pairs = pairs + (use,)
-            tokens = tokens + (x + use // USED * COLS,)
-        found = dot(rows, tokens, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, BITS, BLOCKS)
+            tokens = tokens + (x + use // USED * (COLS // 32 * 17),)
+        found = dot(rows, tokens, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, SIGNED, ZERO, MINIMA, BLOCKS)
         for i in tl.static_range(ROWS):
             unit = first + i
             for t in tl.static_range(WIDTH):
                 gated = found[i][t]
                 value = gated / (1.0 + tl.exp(-gated)) * found[ROWS + i][t]
-                at = h + pairs[t] * FF + (unit % 4 * (FF // 4) + unit // 4)
-                tl.store(at, value, mask=(unit < FF) & (start + t < uses))
+                tl.store(h + pairs[t] * FF + unit, value, mask=(unit < FF) & (start + t < uses))
 
 
 @triton.jit
@@ -102,7 +103,7 @@ def down_kernel(
     arena,
     table,
     slots,
-    h,  # planes: [PAIRS, COLS] float32
+    h,  # records: [PAIRS, COLS / 32 * 17] int32
     parts,  # [PAIRS, HIDDEN] float32
     WORDS: tl.constexpr,
     COLS: tl.constexpr,
@@ -112,7 +113,9 @@ def down_kernel(
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
     HALVES: tl.constexpr,
-    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    ZERO: tl.constexpr,
+    MINIMA: tl.constexpr,
     HIDDEN: tl.constexpr,
     USED: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -144,8 +147,8 @@ def down_kernel(
             else:
                 use = pair
             pairs = pairs + (use,)
-            tokens = tokens + (h + use * COLS,)
-        found = dot(rows, tokens, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, BITS, BLOCKS)
+            tokens = tokens + (h + use * (COLS // 32 * 17),)
+        found = dot(rows, tokens, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, SIGNED, ZERO, MINIMA, BLOCKS)
         for i in tl.static_range(ROWS):
             for t in tl.static_range(WIDTH):
                 at = parts + pairs[t] * HIDDEN + first + i

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from quant.kernels.triton.bits import aligned_words, half_to_float, permuted_bytes
 
-# The table is -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113: each plus 127, four to a word.
+# The table, four signed bytes to a word: -127 -104 -83 -65, -49 -35 -22 -10, 1 13 25 38, 53 69 89 113.
 
 
 @triton.jit
@@ -14,8 +14,8 @@ def _looked_up(nibbles):
     selectors = nibbles & 0x07070707
     selectors = (selectors | (selectors >> 4)) & 0x00FF00FF
     selectors = (selectors | (selectors >> 8)) & 0xFFFF  # four nibbles that choose among eight bytes
-    lower = permuted_bytes(nibbles * 0 + 0x3E2C1700, nibbles * 0 + 0x75695C4E, selectors)
-    upper = permuted_bytes(nibbles * 0 + 0xA5988C80, nibbles * 0 + 0xF0D8C4B4, selectors)
+    lower = permuted_bytes(nibbles * 0 + 0xBFAD9881, nibbles * 0 + 0xF6EADDCF, selectors)
+    upper = permuted_bytes(nibbles * 0 + 0x26190D01, nibbles * 0 + 0x71594535, selectors)
     mask = ((nibbles >> 3) & 0x01010101) * 0xFF
     return lower ^ ((lower ^ upper) & mask)
 
@@ -29,6 +29,6 @@ def words(row, block, run, place, mask):
     head = aligned_words(row, start, mask)
     low_bits = aligned_words(row, start + 1, mask) >> (4 * part).to(tl.uint32)
     high_bits = head >> (16 + 2 * part).to(tl.uint32)
-    scale = half_to_float(head & 0xFFFF) * (((low_bits & 0xF) | ((high_bits & 3) << 4)).to(tl.float32) - 32.0)
-    minimum = 127.0 * scale
-    return _looked_up(q & 0x0F0F0F0F), _looked_up((q >> 4) & 0x0F0F0F0F), scale, scale, minimum, minimum
+    scale = half_to_float(head & 0xFFFF)
+    factor = ((low_bits & 0xF) | ((high_bits & 3) << 4)).to(tl.int32) - 32
+    return _looked_up(q & 0x0F0F0F0F), _looked_up((q >> 4) & 0x0F0F0F0F), scale, factor, factor, 0.0, 0.0

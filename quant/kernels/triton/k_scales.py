@@ -14,7 +14,7 @@ def _word(head, place, NUMBER: tl.constexpr):
 
 @triton.jit
 def scales_and_minima(row, start, pair, mask):
-    """Of runs 2 * pair and 2 * pair + 1: (scale, scale, minimum, minimum), float32.
+    """The block's scale, then of runs 2 * pair and 2 * pair + 1: (factor, factor, minimum, minimum).
 
     `start` is the block's first word, `pair` 0 to 3 has one entry along the last dimension.
     """
@@ -29,8 +29,9 @@ def scales_and_minima(row, start, pair, mask):
     minima = tl.where(pair < 2, b & 0x3F3F, ((c >> 4) & 0x0F0F) | ((b >> 2) & 0x3030))
     scale, minimum = half_to_float(d & 0xFFFF), half_to_float(d >> 16)
     return (
-        scale * (scales & 0xFF).to(tl.float32),
-        scale * ((scales >> 8) & 0xFF).to(tl.float32),
+        scale,
+        (scales & 0xFF).to(tl.int32),
+        ((scales >> 8) & 0xFF).to(tl.int32),
         minimum * (minima & 0xFF).to(tl.float32),
         minimum * ((minima >> 8) & 0xFF).to(tl.float32),
     )

@@ -12,7 +12,7 @@ from quant.kernels.triton.decoders import DECODERS, Decoder
 from quant.kernels.triton.expand import expanded, expanded_rows
 from quant.kernels.triton.experts import down_kernel, gate_up_kernel, weighted_sum_kernel
 from quant.kernels.triton.grouped import many_experts
-from quant.kernels.triton.planes import planes
+from quant.kernels.triton.activations import encoded
 from quant.kernels.triton.tuning import Cut, Cuts
 from quant.kernels.triton.vector import linear_kernel
 from quant.types import BlockType
@@ -64,17 +64,18 @@ class TritonKernels:
     def _few(self, x: Tensor, w: CardTensor, heads: int) -> Tensor:
         """x [T, heads, cols] -> [T, heads, rows]."""
         tokens, rows, decoder = x.shape[0], w.shape[-2], DECODERS[w.type]
+        width = triton.next_power_of_2(tokens)
         y = torch.empty(tokens, heads, rows, dtype=torch.float32, device=x.device)
         if not tokens:
             return y
-        flat = planes(x.reshape(tokens * heads, w.cols))
+        records = encoded(x.reshape(tokens * heads, w.cols))
 
         def run(cut: Cut) -> None:
             grid = (triton.cdiv(rows, cut.rows), heads)
             arguments = _arguments(decoder, w.cols, cut)
-            linear_kernel[grid](w.data, flat, y, rows, HEADS=heads, TOKENS=tokens, **arguments)
+            linear_kernel[grid](w.data, records, y, rows, tokens, HEADS=heads, WIDTH=width, **arguments)
 
-        run(self._cuts.choose("linear", decoder, (tokens, *w.shape), run))
+        run(self._cuts.choose("linear", decoder, (width, *w.shape), run))
         return y
 
     def _few_experts(self, x: Tensor, experts: SlotTable, slots: Tensor, weights: Tensor) -> Tensor:
@@ -83,21 +84,22 @@ class TritonKernels:
         h = torch.empty(pairs, ff, dtype=torch.float32, device=device)
         parts = torch.empty(pairs, hidden, dtype=torch.float32, device=device)
         y = torch.empty(tokens, hidden, dtype=torch.float32, device=device)
-        flat = planes(x)
+        records = encoded(x)
         shared = {"USED": used, "PAIRS": pairs, "ALL": triton.next_power_of_2(pairs), "WIDTH": width}
         gate_up, down = DECODERS[experts.gate_up], DECODERS[experts.down]
 
         def run_gate_up(cut: Cut) -> None:
             arguments = _arguments(gate_up, hidden, cut) | shared
             grid = (triton.cdiv(ff, cut.rows), pairs)
-            gate_up_kernel[grid](experts.arena, experts.table, slots, flat, h, FF=ff, **arguments)
+            gate_up_kernel[grid](experts.arena, experts.table, slots, records, h, FF=ff, **arguments)
 
         def run_down(cut: Cut) -> None:
             arguments = _arguments(down, ff, cut) | shared
             grid = (triton.cdiv(hidden, cut.rows), pairs)
-            down_kernel[grid](experts.arena, experts.table, slots, h, parts, HIDDEN=hidden, **arguments)
+            down_kernel[grid](experts.arena, experts.table, slots, h_records, parts, HIDDEN=hidden, **arguments)
 
         run_gate_up(self._cuts.choose("gate_up", gate_up, (tokens, ff, hidden), run_gate_up))
+        h_records = encoded(h)
         run_down(self._cuts.choose("down", down, (tokens, hidden, ff), run_down))
         weighted_sum_kernel[(triton.cdiv(hidden, _SUM_TILE), tokens)](
             parts, slots, weights, y, hidden, USED=used, TILE=_SUM_TILE, num_warps=4

@@ -12,5 +12,4 @@ def words(row, block, run, place, mask):
     start = block * 9
     q = words_of_halves(row, start + 1 + 2 * (run + place), mask)
     scale = half_to_float(halfword(row, start, mask))
-    minimum = 8.0 * scale
-    return q & 0x0F0F0F0F, (q >> 4) & 0x0F0F0F0F, scale, scale, minimum, minimum
+    return q & 0x0F0F0F0F, (q >> 4) & 0x0F0F0F0F, scale, 1, 1, 0.0, 0.0

@@ -11,6 +11,6 @@ from quant.kernels.triton.k_scales import scales_and_minima
 def words(row, block, run, place, mask):
     """See Decoder.words."""
     start = block * 36
-    scale, scale2, minimum, minimum2 = scales_and_minima(row, start, run // 2, mask)
+    scale, factor, factor2, minimum, minimum2 = scales_and_minima(row, start, run // 2, mask)
     q = aligned_words(row, start + 4 + run * 4 + place, mask)
-    return q & 0x0F0F0F0F, (q >> 4) & 0x0F0F0F0F, scale, scale2, minimum, minimum2
+    return q & 0x0F0F0F0F, (q >> 4) & 0x0F0F0F0F, scale, factor, factor2, minimum, minimum2

@@ -17,5 +17,4 @@ def words(row, block, run, place, mask):
     low = ((fifth & 0xF) * 0x204081) & 0x01010101
     high = (((fifth >> 16) & 0xF) * 0x204081) & 0x01010101
     scale = half_to_float(halfword(row, start, mask))
-    minimum = 16.0 * scale
-    return (q & 0x0F0F0F0F) | (low << 4), ((q >> 4) & 0x0F0F0F0F) | (high << 4), scale, scale, minimum, minimum
+    return (q & 0x0F0F0F0F) | (low << 4), ((q >> 4) & 0x0F0F0F0F) | (high << 4), scale, 1, 1, 0.0, 0.0

@@ -16,8 +16,7 @@ def words(row, block, run, place, mask):
     high = words_of_halves(row, start + 64 + 16 * half + 2 * inner, mask) >> (2 * upper).to(tl.uint32)
     number = block * 210 + (192 + 8 * half + 2 * upper + inner // 4)
     first, second = signed_byte(row, number, mask), signed_byte(row, number + 4, mask)
-    d = half_to_float(halfword(row, start + 104, mask))
-    scale, scale2 = d * first, d * second
+    scale = half_to_float(halfword(row, start + 104, mask))
     low6 = (low & 0x0F0F0F0F) | ((high << 4) & 0x30303030)
     high6 = ((low >> 4) & 0x0F0F0F0F) | (high & 0x30303030)
-    return low6, high6, scale, scale2, 32.0 * scale, 32.0 * scale2
+    return low6, high6, scale, first, second, 0.0, 0.0

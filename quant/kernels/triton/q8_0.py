@@ -10,7 +10,6 @@ from quant.kernels.triton.bits import half_to_float, halfword, words_of_halves
 def words(row, block, run, place, mask):
     """See Decoder.words. A word holds one run of four weights only: the second values are the first's."""
     start = block * 17
-    q = words_of_halves(row, start + 1 + 2 * (run + place), mask) ^ 0x80808080
+    q = words_of_halves(row, start + 1 + 2 * (run + place), mask)
     scale = half_to_float(halfword(row, start, mask))
-    minimum = 128.0 * scale
-    return q, q, scale, scale, minimum, minimum
+    return q, q, scale, 1, 1, 0.0, 0.0

@@ -6,12 +6,13 @@ import triton.language as tl
 from quant.kernels.triton.dot import dot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tokens"])
 def linear_kernel(
     weights,  # bytes of [heads, rows, cols]
-    x,  # planes: [tokens, heads, cols] float32
+    x,  # records: [tokens, heads, COLS / 32 * 17] int32
     y,  # [tokens, heads, rows] float32
     rows,
+    tokens,
     WORDS: tl.constexpr,
     COLS: tl.constexpr,
     ROW_BYTES: tl.constexpr,
@@ -20,9 +21,11 @@ def linear_kernel(
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
     HALVES: tl.constexpr,
-    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    ZERO: tl.constexpr,
+    MINIMA: tl.constexpr,
     HEADS: tl.constexpr,
-    TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr,  # tokens, rounded up to a power of two
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
@@ -33,9 +36,9 @@ def linear_kernel(
     for i in tl.static_range(ROWS):  # the last tile's rows beyond the end are the last row
         row = row + (matrix + tl.minimum(first + i, rows - 1).to(tl.int64) * ROW_BYTES,)
     token = ()
-    for i in tl.static_range(TOKENS):
-        token = token + (x + (i * HEADS + head) * COLS,)
-    found = dot(row, token, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, BITS, BLOCKS)
+    for i in tl.static_range(WIDTH):
+        token = token + (x + (tl.minimum(i, tokens - 1) * HEADS + head) * (COLS // 32 * 17),)
+    found = dot(row, token, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, SIGNED, ZERO, MINIMA, BLOCKS)
     for i in tl.static_range(ROWS):
-        for t in tl.static_range(TOKENS):
-            tl.store(y + (t * HEADS + head) * rows + first + i, found[i][t], mask=first + i < rows)
+        for t in tl.static_range(WIDTH):
+            tl.store(y + (t * HEADS + head) * rows + first + i, found[i][t], mask=(first + i < rows) & (t < tokens))
