@@ -14,8 +14,7 @@ def loaded(place, mask):
     """A load; the mask is None where all is inside. What a mask leaves out is 0, and so are its scales."""
     if mask is None:
         return tl.load(place)
-    else:
-        return tl.load(place, mask=mask, other=0)
+    return tl.load(place, mask=mask, other=0)
 
 
 @triton.jit
@@ -61,17 +60,16 @@ def dot4(left, right, acc, LEFT_SIGNED: tl.constexpr, RIGHT_SIGNED: tl.constexpr
         for byte in tl.static_range(4):
             acc += _byte(left, byte, LEFT_SIGNED) * _byte(right, byte, RIGHT_SIGNED)
         return acc
-    else:
-        LEFT: tl.constexpr = "s32" if LEFT_SIGNED else "u32"
-        RIGHT: tl.constexpr = "s32" if RIGHT_SIGNED else "u32"
-        return tl.inline_asm_elementwise(
-            "dp4a." + LEFT + "." + RIGHT + " $0, $1, $2, $3;",
-            "=r,r,r,r",
-            [left, right, acc],
-            dtype=tl.int32,
-            is_pure=True,
-            pack=1,
-        )
+    LEFT: tl.constexpr = "s32" if LEFT_SIGNED else "u32"
+    RIGHT: tl.constexpr = "s32" if RIGHT_SIGNED else "u32"
+    return tl.inline_asm_elementwise(
+        "dp4a." + LEFT + "." + RIGHT + " $0, $1, $2, $3;",
+        "=r,r,r,r",
+        [left, right, acc],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
 
 
 @triton.jit
@@ -94,8 +92,7 @@ def permuted_bytes(low, high, selectors):
     if _INTERPRETED:
         first = _chosen_byte(low, high, selectors, 0) | _chosen_byte(low, high, selectors, 1)
         return first | _chosen_byte(low, high, selectors, 2) | _chosen_byte(low, high, selectors, 3)
-    else:
-        return _permuted(low, high, selectors)
+    return _permuted(low, high, selectors)
 
 
 @triton.jit
@@ -107,11 +104,10 @@ def byte_to_float(word, BYTE: tl.constexpr, SIGNED: tl.constexpr):
     """
     if _INTERPRETED:
         return _byte(word, BYTE, SIGNED).to(tl.float32)
-    else:
-        BIAS: tl.constexpr = 0x80 if SIGNED else 0
-        flipped = word ^ (BIAS * 0x01010101)
-        bits = _permuted(flipped, flipped * 0 + 0x4B000000, flipped * 0 + (0x7440 + BYTE))
-        return bits.to(tl.float32, bitcast=True) - (8388608.0 + BIAS)
+    BIAS: tl.constexpr = 0x80 if SIGNED else 0
+    flipped = word ^ (BIAS * 0x01010101)
+    bits = _permuted(flipped, flipped * 0 + 0x4B000000, flipped * 0 + (0x7440 + BYTE))
+    return bits.to(tl.float32, bitcast=True) - (8388608.0 + BIAS)
 
 
 @triton.jit
@@ -119,5 +115,4 @@ def matrix_product(left, right, acc):
     """acc float32 + left @ right, bfloat16, on tensor cores."""
     if _INTERPRETED:
         return tl.dot(left.to(tl.float32), right.to(tl.float32), acc, input_precision="ieee")
-    else:
-        return tl.dot(left, right, acc)
+    return tl.dot(left, right, acc)

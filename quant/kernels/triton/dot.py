@@ -13,32 +13,29 @@ from quant.kernels.triton.bits import dot4, loaded
 
 @triton.jit
 def _activations(x, run_group, place, mask, COLS: tl.constexpr, RUN: tl.constexpr, ZERO: tl.constexpr):
-    """Of each token: upper and lower bytes, their scale, what bytes of ZERO would add, and the sum of the run."""
-    tokens = ()
-    for token in tl.static_range(len(x)):
-        at = x[token] + (run_group + place)
-        if RUN == 1:  # no wider loads than the words' own: they would be given another layout
-            at = tl.max_contiguous(at, [1, 1])
-        upper, lower = loaded(at, mask), loaded(at + COLS // 4, mask)
-        scales = (x[token] + COLS // 2).to(tl.pointer_type(tl.float32), bitcast=True)
-        scale = loaded(scales + run_group // 8, mask)
-        ones = upper * 0 + 0x01010101
-        total = dot4(ones, lower, dot4(ones, upper, upper * 0, False, True) << 8, False, False)
-        sum_of_run = tl.sum(total, axis=1, keep_dims=True).to(tl.float32) * scale
-        tokens = tokens + ((upper, lower, scale, total * -ZERO, sum_of_run),)
-    return tokens
+    """One token's upper and lower bytes, their scale, what bytes of ZERO would take off, and the sum of the run."""
+    at = x + (run_group + place)
+    if RUN == 1:  # no wider loads than the words' own: they would be given another layout
+        at = tl.max_contiguous(at, [1, 1])
+    upper, lower = loaded(at, mask), loaded(at + COLS // 4, mask)
+    scales = (x + COLS // 2).to(tl.pointer_type(tl.float32), bitcast=True)
+    scale = loaded(scales + run_group // 8, mask)
+    ones = upper * 0 + 0x01010101
+    total = dot4(ones, lower, dot4(ones, upper, upper * 0, False, True) << 8, False, False)
+    sum_of_run = tl.sum(total, axis=1, keep_dims=True).to(tl.float32) * scale
+    return upper, lower, scale, total * -ZERO, sum_of_run
 
 
 @triton.jit
-def _add(acc, words, HALF: tl.constexpr, tokens, SIGNED: tl.constexpr, MINIMA: tl.constexpr):
-    """One row: each token's sum with the products of this half's bytes added."""
-    word, scale, factor, minimum = words[HALF], words[2], words[3 + HALF], words[5 + HALF]
+def _add(acc, words, HALF: tl.constexpr, activations, SIGNED: tl.constexpr, MINIMA: tl.constexpr):
+    """One token: each row's sum with the products of this half's bytes added."""
+    upper, lower, x_scale, zero, x_sum = activations
     new = ()
-    for token in tl.static_range(len(acc)):
-        upper, lower, x_scale, zero, x_sum = tokens[token]
+    for row in tl.static_range(len(acc)):
+        word, scale, factor, minimum = words[row][HALF], words[row][2], words[row][3 + HALF], words[row][5 + HALF]
         number = (dot4(word, upper, upper * 0, SIGNED, True) << 8) + zero
         number = tl.sum(dot4(word, lower, number, SIGNED, False), axis=1, keep_dims=True) * factor
-        value = tl.fma(scale * x_scale, number.to(tl.float32), acc[token])
+        value = tl.fma(scale * x_scale, number.to(tl.float32), acc[row])
         if MINIMA:
             value = tl.fma(-minimum, x_sum, value)
         new = new + (value,)
@@ -71,12 +68,12 @@ def dot(
     place = tl.arange(0, RUN)[None, :]
     run = entry % RUNS
     group = run // SPAN_RUNS * (HALVES * SPAN) + run % SPAN_RUNS * RUN
-    acc = ()
-    for _ in tl.static_range(ROWS):
-        tokens = ()
-        for _ in tl.static_range(TOKENS):
-            tokens = tokens + (tl.zeros([BLOCKS * RUNS, 1], tl.float32),)
-        acc = acc + (tokens,)
+    acc = ()  # by token and row
+    for _ in tl.static_range(TOKENS):
+        sums = ()
+        for _ in tl.static_range(ROWS):
+            sums = sums + (tl.zeros([BLOCKS * RUNS, 1], tl.float32),)
+        acc = acc + (sums,)
     for first in range(0, LAST, BLOCKS):
         block = first + entry // RUNS
         if LAST % BLOCKS == 0:
@@ -87,15 +84,16 @@ def dot(
         for row in tl.static_range(ROWS):
             words = words + (WORDS(rows[row], block, run, place, mask),)
         for half in tl.static_range(HALVES):
-            activations = _activations(x, block * (BLOCK // 4) + group + half * SPAN, place, mask, COLS, RUN, ZERO)
+            run_group = block * (BLOCK // 4) + group + half * SPAN
             new = ()
-            for row in tl.static_range(ROWS):
-                new = new + (_add(acc[row], words[row], half, activations, SIGNED, MINIMA),)
+            for token in tl.static_range(TOKENS):
+                activations = _activations(x[token], run_group, place, mask, COLS, RUN, ZERO)
+                new = new + (_add(acc[token], words, half, activations, SIGNED, MINIMA),)
             acc = new
     found = ()
     for row in tl.static_range(ROWS):
-        tokens = ()
+        values = ()
         for token in tl.static_range(TOKENS):
-            tokens = tokens + (tl.sum(acc[row][token]),)
-        found = found + (tokens,)
+            values = values + (tl.sum(acc[token][row]),)
+        found = found + (values,)
     return found

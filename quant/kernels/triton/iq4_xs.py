@@ -9,15 +9,20 @@ from quant.kernels.triton.bits import aligned_words, half_to_float, permuted_byt
 
 
 @triton.jit
-def _looked_up(nibbles):
-    """The table's bytes for a word of four nibbles, one to a byte."""
-    selectors = nibbles & 0x07070707
-    selectors = (selectors | (selectors >> 4)) & 0x00FF00FF
-    selectors = (selectors | (selectors >> 8)) & 0xFFFF  # four nibbles that choose among eight bytes
-    lower = permuted_bytes(nibbles * 0 + 0xBFAD9881, nibbles * 0 + 0xF6EADDCF, selectors)
-    upper = permuted_bytes(nibbles * 0 + 0x26190D01, nibbles * 0 + 0x71594535, selectors)
-    mask = ((nibbles >> 3) & 0x01010101) * 0xFF
-    return lower ^ ((lower ^ upper) & mask)
+def _four(nibbles, upper):
+    """The table's bytes for the lowest four nibbles; nibbles of `upper` choose between the table's halves."""
+    first = permuted_bytes(nibbles * 0 + 0xBFAD9881, nibbles * 0 + 0xF6EADDCF, nibbles)
+    second = permuted_bytes(nibbles * 0 + 0x26190D01, nibbles * 0 + 0x71594535, nibbles)
+    return permuted_bytes(first, second, upper)
+
+
+@triton.jit
+def _looked_up(q):
+    """The table's bytes for the low nibbles of a word, and for its high ones."""
+    within = q & 0x77777777
+    upper = ((q >> 1) & 0x44444444) | 0x32103210  # byte i of the first four, or of the second
+    a, b = _four(within, upper), _four(within >> 16, upper >> 16)
+    return permuted_bytes(a, b, q * 0 + 0x6420), permuted_bytes(a, b, q * 0 + 0x7531)
 
 
 @triton.jit
@@ -31,4 +36,5 @@ def words(row, block, run, place, mask):
     high_bits = head >> (16 + 2 * part).to(tl.uint32)
     scale = half_to_float(head & 0xFFFF)
     factor = ((low_bits & 0xF) | ((high_bits & 3) << 4)).to(tl.int32) - 32
-    return _looked_up(q & 0x0F0F0F0F), _looked_up((q >> 4) & 0x0F0F0F0F), scale, factor, factor, 0.0, 0.0
+    low, high = _looked_up(q)
+    return low, high, scale, factor, factor, 0.0, 0.0

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from quant.kernels.card import CardTensor, SlotTable
 from quant.kernels.card_checks import check_experts, check_heads, check_linear, check_rows
+from quant.kernels.triton.activations import encoded
 from quant.kernels.triton.decoders import DECODERS, Decoder
 from quant.kernels.triton.expand import expanded, expanded_rows
 from quant.kernels.triton.experts import down_kernel, gate_up_kernel, weighted_sum_kernel
 from quant.kernels.triton.grouped import many_experts
-from quant.kernels.triton.activations import encoded
 from quant.kernels.triton.tuning import Cut, Cuts
 from quant.kernels.triton.vector import linear_kernel
 from quant.types import BlockType
@@ -75,7 +75,7 @@ class TritonKernels:
             arguments = _arguments(decoder, w.cols, cut)
             linear_kernel[grid](w.data, records, y, rows, tokens, HEADS=heads, WIDTH=width, **arguments)
 
-        run(self._cuts.choose("linear", decoder, (width, *w.shape), run))
+        run(self._cuts.choose("linear", decoder, width, w.shape, run))
         return y
 
     def _few_experts(self, x: Tensor, experts: SlotTable, slots: Tensor, weights: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ class TritonKernels:
             grid = (triton.cdiv(hidden, cut.rows), pairs)
             down_kernel[grid](experts.arena, experts.table, slots, h_records, parts, HIDDEN=hidden, **arguments)
 
-        run_gate_up(self._cuts.choose("gate_up", gate_up, (tokens, ff, hidden), run_gate_up))
+        run_gate_up(self._cuts.choose("gate_up", gate_up, width, (pairs, ff, hidden), run_gate_up))
         h_records = encoded(h)
-        run_down(self._cuts.choose("down", down, (tokens, hidden, ff), run_down))
+        run_down(self._cuts.choose("down", down, width, (pairs, hidden, ff), run_down))
         weighted_sum_kernel[(triton.cdiv(hidden, _SUM_TILE), tokens)](
             parts, slots, weights, y, hidden, USED=used, TILE=_SUM_TILE, num_warps=4
         )

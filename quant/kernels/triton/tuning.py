@@ -29,7 +29,37 @@ class Cut:
         return self.blocks * _BLOCK_WEIGHTS // decoder.type.block_weights
 
 
-DEFAULT = Cut(rows=4, blocks=4)
+# Found on an H200 by `python -m benchmarks.gpu --cuts`, for one token.
+_KNOWN = {
+    ("gate_up", "Q4_K"): Cut(4, 4),
+    ("gate_up", "Q5_K"): Cut(1, 4),
+    ("gate_up", "Q6_K"): Cut(2, 4),
+    ("gate_up", "Q8_0"): Cut(2, 2),
+    ("gate_up", "Q4_0"): Cut(4, 2),
+    ("gate_up", "Q5_0"): Cut(2, 2),
+    ("gate_up", "IQ4_XS"): Cut(2, 4),
+    ("down", "Q4_K"): Cut(4, 4),
+    ("down", "Q5_K"): Cut(4, 4),
+    ("down", "Q6_K"): Cut(4, 2),
+    ("down", "Q8_0"): Cut(4, 2),
+    ("down", "Q4_0"): Cut(4, 2),
+    ("down", "Q5_0"): Cut(2, 4),
+    ("down", "IQ4_XS"): Cut(4, 4),
+    ("linear", "Q4_K"): Cut(2, 4),
+    ("linear", "Q5_K"): Cut(2, 4),
+    ("linear", "Q6_K"): Cut(4, 4, 2),
+    ("linear", "Q8_0"): Cut(1, 1),
+    ("linear", "Q4_0"): Cut(4, 4),
+    ("linear", "Q5_0"): Cut(2, 4),
+    ("linear", "IQ4_XS"): Cut(2, 4),
+}
+
+
+def known(kernel: str, decoder: Decoder, width: int) -> Cut:
+    """What is good for `width` tokens at a time. Each more token takes registers, so that fewer rows fit."""
+    if width == 1:
+        return _KNOWN[kernel, decoder.type.name]
+    return Cut(2, 4 if decoder.run_words > 1 else 4 // min(width, 4))
 
 
 class Cuts:
@@ -43,23 +73,27 @@ class Cuts:
         self._found: dict[str, Cut] = {}
         self._file: Path | None = None
 
-    def choose(self, kernel: str, decoder: Decoder, shape: tuple[int, ...], run: Callable[[Cut], object]) -> Cut:
-        """The cut for `kernel` on matrices of `shape`; `run` launches it with one, on inputs like the real ones."""
-        key = f"{kernel} {decoder.type} {'x'.join(map(str, shape))}"
+    def choose(
+        self, kernel: str, decoder: Decoder, width: int, shape: tuple[int, ...], run: Callable[[Cut], object]
+    ) -> Cut:
+        """The cut for `kernel` on `shape`, `width` tokens at a time; `run` launches it with one, on the real inputs."""
+        if self._folder is None:
+            return known(kernel, decoder, width)
+        key = f"{kernel} {decoder.type} {width} {'x'.join(map(str, shape))}"
         if key not in self._found:
-            self._found[key] = self._measured(key, decoder, shape[-1], run) if self._folder else DEFAULT
+            if torch.cuda.is_current_stream_capturing():
+                return known(kernel, decoder, width)  # nothing can be measured while a graph is recorded
+            self._found[key] = self._measured(key, decoder, shape[-1], run)
         return self._found[key]
 
     def _measured(self, key: str, decoder: Decoder, cols: int, run: Callable[[Cut], object]) -> Cut:
         file = self._path()
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if key not in known:
-            if torch.cuda.is_current_stream_capturing():
-                return DEFAULT  # nothing can be measured while a graph is recorded
-            times = {cut: milliseconds(lambda cut=cut: run(cut)) for cut in candidates(cols)}  # type: ignore[misc]
-            known[key] = asdict(min(times, key=lambda cut: times[cut]))
-            _write(file, known)
-        return Cut(**known[key])
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if key not in kept:
+            times = {cut: milliseconds(lambda cut=cut: run(cut)) for cut in candidates(decoder, cols)}  # type: ignore[misc]
+            kept[key] = asdict(min(times, key=lambda cut: times[cut]))
+            _write(file, kept)
+        return Cut(**kept[key])
 
     def _path(self) -> Path:
         if self._file is None:
@@ -72,11 +106,12 @@ class Cuts:
         return self._file
 
 
-def candidates(cols: int) -> Iterator[Cut]:
-    """The bounds of the search: at most 24 cuts."""
-    for rows in (1, 2, 4, 8):
-        for blocks, warps in ((2, 1), (4, 1), (8, 1), (8, 2), (16, 4), (32, 8)):
-            if blocks * _BLOCK_WEIGHTS < 2 * cols:
+def candidates(decoder: Decoder, cols: int) -> Iterator[Cut]:
+    """The bounds of the search, at most 15 cuts: none with idle threads, none that reads mostly behind the end."""
+    runs = _BLOCK_WEIGHTS // decoder.type.block_weights * decoder.block_words // decoder.run_words  # in 256 weights
+    for rows in (1, 2, 4):
+        for blocks, warps in ((1, 1), (2, 1), (4, 1), (4, 2), (8, 4)):
+            if blocks * _BLOCK_WEIGHTS < 2 * cols and blocks * runs >= 32 * warps:
                 yield Cut(rows, blocks, warps)
 
 
@@ -85,8 +120,8 @@ def milliseconds(run: Callable[[], object]) -> float:
     return float(triton.testing.do_bench(run, warmup=5, rep=_MEASURE_MS, return_mode="median"))
 
 
-def _write(file: Path, known: dict[str, dict[str, int]]) -> None:
+def _write(file: Path, kept: dict[str, dict[str, int]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}.part")
-    temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     temporary.replace(file)
