@@ -1,6 +1,6 @@
 """The card kernels at K2's width, beside what the card itself can do: one JSON line for each figure.
 
-    python -m benchmarks.gpu [--only NAME,...] [--cuts]
+    python -m benchmarks.gpu [--only NAME,...]
 
 Needs torch, triton, numpy, safetensors and gguf alone, and takes a few minutes, most of them for compiling. The first
 line names the device, its driver and all versions. Weights are random bytes, more than 1 GB in turn, so that no cache
@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,6 @@ def main() -> int:
     roofs = _roofs()
     print(json.dumps({"figure": "roofs"} | roofs), flush=True)
     kernels = TritonKernels()
-    if options.cuts:
-        for figure in gpu_decode.cuts(roofs):
-            print(json.dumps(figure), flush=True)
-        return 0
     for name in options.only:
         for figure in MEASUREMENTS[name](kernels, roofs):
             print(json.dumps({"figure": name} | figure), flush=True)
@@ -63,7 +60,6 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), metavar="NAME,...")
-    parser.add_argument("--cuts", action="store_true", help="compare cuts of the kernels instead (many minutes)")
     return parser.parse_args()
 
 
@@ -97,11 +93,9 @@ def _header() -> Figure:
 def _roofs() -> Figure:
     """What the card does without us: a copy in its own memory, and a large product of bfloat16 matrices."""
     source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device="cuda").random_(0, 256)
-    target = torch.empty_like(source)
-    copy = timed(lambda: target.copy_(source))
-    del source, target
+    copy = timed(partial(torch.empty_like(source).copy_, source))
     a, b = (torch.randn(_MATMUL, _MATMUL, device="cuda").bfloat16() for _ in range(2))
-    matmul = timed(lambda: a @ b)
+    matmul = timed(partial(torch.matmul, a, b))
     flop = 2 * _MATMUL**3
     return {
         "copy_bytes_per_s": 2 * _COPY_BYTES / copy.median,

@@ -38,7 +38,7 @@ def vector(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
             data = random_bytes(block, ROTATED_BYTES // size * size)
             matrices = [CardTensor(block, (ROWS, HIDDEN), part) for part in data.split(size)]
             x = torch.randn(tokens, HIDDEN, device="cuda")
-            graph = recorded(partial(_all, [partial(kernels.linear, x, w) for w in matrices]))
+            graph = recorded(partial(run_all, [partial(kernels.linear, x, w) for w in matrices]))
             time = timed(graph.replay).of(len(matrices))
             yield {"type": name, "tokens": tokens, "rows": ROWS, "cols": HIDDEN} | _speed(
                 time, size, roofs, _share_of_kernels(graph, {"kernel": ("linear_kernel", size * len(matrices))}, roofs)
@@ -49,15 +49,17 @@ def experts(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
     """One token through eight experts of many: everything from x to y, each kernel alone, and without a graph."""
     for types in PAIRS:
         table = slot_table(types, FF, HIDDEN, PLACES, PLACES)
-        layers = _layers(kernels, table, tokens=1)
-        graph = recorded(partial(_all, layers))
+        layers = layer_calls(kernels, table, tokens=1)
+        graph = recorded(partial(run_all, layers))
         time = timed(graph.replay).of(len(layers))
-        eager = timed(partial(_all, layers)).of(len(layers))
+        eager = timed(partial(run_all, layers)).of(len(layers))
         wide, deep = 2 * USED * table.gate_bytes, USED * table.down_bytes
         parts = {"gate_up": ("gate_up_kernel", wide * len(layers)), "down": ("down_kernel", deep * len(layers))}
-        yield {"types": "/".join(types), "tokens": 1, "used": USED} | _speed(
-            time, wide + deep, roofs, _share_of_kernels(graph, parts, roofs)
-        ) | {"milliseconds_60_layers": LAYERS * time.median * 1e3, "microseconds_without_graph": eager.median * 1e6}
+        yield (
+            {"types": "/".join(types), "tokens": 1, "used": USED}
+            | _speed(time, wide + deep, roofs, _share_of_kernels(graph, parts, roofs))
+            | {"milliseconds_60_layers": LAYERS * time.median * 1e3, "microseconds_without_graph": eager.median * 1e6}
+        )
 
 
 def batches(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
@@ -67,7 +69,7 @@ def batches(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
         for tokens in (2, 4, 8):
             chosen = [_choice(tokens, PLACES) for _ in range(12)]
             layers = _with(kernels, table, chosen)
-            time = timed(recorded(partial(_all, layers)).replay).of(len(layers))
+            time = timed(recorded(partial(run_all, layers)).replay).of(len(layers))
             nbytes = sum(len(c.unique()) for c in chosen) * (2 * table.gate_bytes + table.down_bytes) // len(chosen)
             yield {"types": "/".join(types), "tokens": tokens, "used": USED} | _speed(time, nbytes, roofs, {})
 
@@ -91,7 +93,7 @@ def layer(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
         slots = ((torch.arange(USED + 1, device="cuda") + number * USED) % PLACES).int()[None]
         runs += _with(kernels, table, [slots])
         nbytes += (USED + 1) * (2 * table.gate_bytes + table.down_bytes)
-    graph = recorded(partial(_all, runs))
+    graph = recorded(partial(run_all, runs))
     time = timed(graph.replay).of(copies)
     busy = sum(kernel_seconds(graph.replay).values()) / copies
     yield _speed(time, nbytes // copies, roofs, {}) | {
@@ -101,25 +103,7 @@ def layer(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
     }
 
 
-def cuts(roofs: Figure) -> Iterator[Figure]:
-    """Every cut that the tuner would try, of every kernel and type, for one token."""
-    from quant.kernels.triton import kernels as module
-    from quant.kernels.triton.decoders import DECODERS
-    from quant.kernels.triton.tuning import candidates
-
-    for name in TYPES:
-        table = slot_table((name, name), FF, HIDDEN, PLACES, PLACES)
-        for cut in candidates(DECODERS[block_type(name)], FF):
-            kernels = module.TritonKernels()
-            kernels._cuts.choose = lambda *_, cut=cut: cut  # type: ignore[method-assign]
-            layers = _layers(kernels, table, tokens=1)
-            graph = recorded(partial(_all, layers))
-            wide, deep = 2 * USED * table.gate_bytes * len(layers), USED * table.down_bytes * len(layers)
-            parts = {"gate_up": ("gate_up_kernel", wide), "down": ("down_kernel", deep)}
-            yield {"figure": "cuts", "type": name, "cut": str(cut)} | _share_of_kernels(graph, parts, roofs)
-
-
-def _layers(kernels: TritonKernels, table: SlotTable, tokens: int) -> list[Callable[[], object]]:
+def layer_calls(kernels: TritonKernels, table: SlotTable, tokens: int) -> list[Callable[[], object]]:
     """Calls with all slots in turn, `USED` to a call."""
     slots = torch.arange(len(table.table), device="cuda", dtype=torch.int32).view(-1, 1, USED)
     return _with(kernels, table, [choice.expand(tokens, USED).contiguous() for choice in slots])
@@ -137,7 +121,7 @@ def _choice(tokens: int, places: int) -> Tensor:
     return torch.stack([torch.randperm(places, device="cuda")[:USED] for _ in range(tokens)]).int()
 
 
-def _all(runs: list[Callable[[], object]]) -> None:
+def run_all(runs: list[Callable[[], object]]) -> None:
     for run in runs:
         run()
 
@@ -160,5 +144,6 @@ def _share_of_kernels(graph: torch.cuda.CUDAGraph, parts: dict[str, tuple[str, i
     seconds = kernel_seconds(graph.replay)
     figures: Figure = {"busy_share": sum(seconds.values()) / whole}
     for name, (kernel, nbytes) in parts.items():
-        figures[f"{name}_of_copy"] = nbytes / seconds[kernel] / roofs["copy_bytes_per_s"]
+        if kernel in seconds:  # a profiler that sees nothing costs a figure, not the run
+            figures[f"{name}_of_copy"] = nbytes / seconds[kernel] / roofs["copy_bytes_per_s"]
     return figures

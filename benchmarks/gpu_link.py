@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_decode import FF, HIDDEN, PLACES, USED, _all, _layers
+from benchmarks.gpu_decode import FF, HIDDEN, PLACES, USED, layer_calls, run_all
 from benchmarks.gpu_timing import recorded, slot_table, timed
 from quant.kernels.triton.kernels import TritonKernels
 
@@ -33,8 +33,8 @@ def link(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
 def promotion(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
     """A layer's experts while a side stream copies others to the card without a pause, in pieces of several sizes."""
     table = slot_table(("Q4_K", "Q4_K"), FF, HIDDEN, PLACES, PLACES)
-    layers = _layers(kernels, table, tokens=1)
-    graph = recorded(partial(_all, layers))
+    layers = layer_calls(kernels, table, tokens=1)
+    graph = recorded(partial(run_all, layers))
     alone = timed(graph.replay).of(len(layers))
     yield {"copies": "none", "microseconds": alone.median * 1e6, "least": alone.least * 1e6, "most": alone.most * 1e6}
     host, card = torch.empty(_BYTES, dtype=torch.uint8).pin_memory(), torch.empty(_BYTES, dtype=torch.uint8).cuda()

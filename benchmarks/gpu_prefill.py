@@ -25,7 +25,10 @@ def prefill(kernels: TritonKernels, roofs: Figure) -> Iterator[Figure]:
             x, weights = torch.randn(tokens, HIDDEN, device="cuda"), torch.rand(tokens, USED, device="cuda")
             time = timed(partial(kernels.experts, x, table, slots, weights), replays=5)
             flop = 2 * tokens * USED * 3 * FF * HIDDEN
-            yield {"types": "/".join(types), "tokens": tokens, "tokens_per_s_60_layers": tokens / time.median / LAYERS} | {
+            yield {
+                "types": "/".join(types),
+                "tokens": tokens,
+                "tokens_per_s_60_layers": tokens / time.median / LAYERS,
                 "milliseconds": time.median * 1e3,
                 "least": time.least * 1e3,
                 "most": time.most * 1e3,

@@ -64,4 +64,3 @@ DECODERS: dict[BlockType, Decoder] = {
         Decoder(block_type("IQ4_XS"), iq4_xs.words, 32, 2, span=4, halves=2, signed=True),
     )
 }
-

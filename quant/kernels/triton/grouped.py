@@ -87,34 +87,34 @@ def _products(x: Tensor, experts: SlotTable, chunk: _Chunk, token: Tensor) -> Te
     gate = expanded_matrices(experts.arena, table[:, 0].contiguous(), ff, hidden, experts.gate_up)
     up = expanded_matrices(experts.arena, table[:, 1].contiguous(), ff, hidden, experts.gate_up)
     h = torch.empty(len(token), ff, dtype=torch.bfloat16, device=device)
-    tile = _gate_up_tile(chunk.most)
+    tile = gate_up_tile(chunk.most)
     gate_up_matrix_kernel[(triton.cdiv(chunk.most, tile.tokens), triton.cdiv(ff, tile.units), count)](
-        x, token, starts, gate, up, h, COLS=hidden, FF=ff, **_arguments(tile)
+        x, token, starts, gate, up, h, COLS=hidden, FF=ff, **tile_arguments(tile)
     )
     del gate, up
     down = expanded_matrices(experts.arena, table[:, 2].contiguous(), hidden, ff, experts.down)
     parts = torch.empty(len(token), hidden, dtype=torch.float32, device=device)
-    tile = _down_tile(chunk.most)
+    tile = down_tile(chunk.most)
     down_matrix_kernel[(triton.cdiv(chunk.most, tile.tokens), triton.cdiv(hidden, tile.units), count)](
-        h, starts, down, parts, COLS=ff, HIDDEN=hidden, **_arguments(tile)
+        h, starts, down, parts, COLS=ff, HIDDEN=hidden, **tile_arguments(tile)
     )
     return parts
 
 
-def _gate_up_tile(most: int) -> Tile:
+def gate_up_tile(most: int) -> Tile:
     """Half of the rows of a tile are gate's and half are up's."""
     if most <= 16:
         return Tile(16, 64, 64, 4, 3)
     return Tile(64, 64, 64, 4, 3) if most <= 64 else Tile(128, 64, 64, 8, 3)
 
 
-def _down_tile(most: int) -> Tile:
+def down_tile(most: int) -> Tile:
     if most <= 16:
         return Tile(16, 128, 64, 4, 3)
     return Tile(64, 128, 64, 4, 3) if most <= 64 else Tile(128, 128, 64, 8, 3)
 
 
-def _arguments(tile: Tile) -> dict[str, int]:
+def tile_arguments(tile: Tile) -> dict[str, int]:
     return {
         "TILE": tile.tokens,
         "UNITS": tile.units,

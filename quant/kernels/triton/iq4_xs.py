@@ -1,4 +1,4 @@
-"""IQ4_XS: 256 weights in 136 bytes; nibbles of 16 bytes, weights i and i + 16 of a run of 32, index a table of values."""
+"""IQ4_XS: 256 weights in 136 bytes; nibbles of 16 bytes, weights i and i + 16 of 32, are places in a table."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Weights, slot tables and routed tokens for card kernels, made without the native encoders: a bare machine has none."""
+"""Weights, slot tables and routed tokens for card kernels, without the encoders: a bare machine has none."""
 
 from collections.abc import Sequence
 from functools import lru_cache
