@@ -13,8 +13,10 @@ _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 def loaded(place, mask):
     """A load; the mask is None where all is inside. What a mask leaves out is 0, and so are its scales."""
     if mask is None:
-        return tl.load(place)
-    return tl.load(place, mask=mask, other=0)
+        value = tl.load(place)
+    else:
+        value = tl.load(place, mask=mask, other=0)
+    return value
 
 
 @triton.jit
