@@ -1,7 +1,7 @@
 """The table of decoders: how the words of each type's blocks become weights.
 
-A word holds four weights that follow each other, one to a byte, and four more in the other nibbles, `span` words
-further on. A new type is a new file with `words` and one entry here.
+A word becomes one or more words of bytes: four weights that follow each other in each. A new type is a new file with
+`words` and one entry here.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ class Decoder:
     """One type. A block has `block_words` words in runs of `run_words`; a run shares its scales and is one thread's.
 
     `words` is a Triton function of (row, block, run, place, mask): pointers to the bytes of rows, and the numbers of
-    block, run and word in the run: [entries, 1], [entries, 1] and [1, run_words]. It returns bytes of the low and of
-    the high nibbles, the block's scale, then factors int32 and minima float32 of both nibbles. A weight is
-    scale * factor * (byte - `zero`) - minimum; bytes are `signed` or not, and without `minima` they are not looked at.
-    factor * (byte - zero), summed over 4 * run_words bytes times 32767, must fit 31 bits.
+    block, run and word in the run: [entries, 1], [entries, 1] and [1, run_words]. It returns `parts` words of bytes
+    (the nibbles, low ones first, where there are two), the block's scale, and for each part a factor, int32, and a
+    minimum, float32. A weight is scale * factor * (byte - `zero`) - minimum; bytes are `signed` or not, and without
+    `minima` those are not looked at. factor * (byte - zero) * 32767, summed over the run's bytes, must fit 31 bits.
 
-    `span` words of low nibbles are followed by the same words' high nibbles; with `halves` 1 there are no second ones.
+    Weights come in stretches: `span` words' first parts, then the same words' second parts, and so on.
     """
 
     type: BlockType
@@ -30,7 +30,7 @@ class Decoder:
     block_words: int
     run_words: int
     span: int
-    halves: int
+    parts: int
     signed: bool = False
     zero: int = 0
     minima: bool = False
@@ -45,7 +45,7 @@ class Decoder:
             "BLOCK_WORDS": self.block_words,
             "RUN": self.run_words,
             "SPAN": self.span,
-            "HALVES": self.halves,
+            "PARTS": self.parts,
             "SIGNED": self.signed,
             "ZERO": self.zero,
             "MINIMA": self.minima,
@@ -55,12 +55,12 @@ class Decoder:
 DECODERS: dict[BlockType, Decoder] = {
     decoder.type: decoder
     for decoder in (
-        Decoder(block_type("Q4_K"), q4_k.words, 32, 4, span=8, halves=2, minima=True),
-        Decoder(block_type("Q5_K"), q5_k.words, 32, 4, span=8, halves=2, minima=True),
-        Decoder(block_type("Q6_K"), q6_k.words, 32, 1, span=16, halves=2, zero=32),
-        Decoder(block_type("Q8_0"), q8_0.words, 8, 1, span=8, halves=1, signed=True),
-        Decoder(block_type("Q4_0"), q4_0.words, 4, 1, span=4, halves=2, zero=8),
-        Decoder(block_type("Q5_0"), q5_0.words, 4, 1, span=4, halves=2, zero=16),
-        Decoder(block_type("IQ4_XS"), iq4_xs.words, 32, 2, span=4, halves=2, signed=True),
+        Decoder(block_type("Q4_K"), q4_k.words, 32, 4, span=8, parts=2, minima=True),
+        Decoder(block_type("Q5_K"), q5_k.words, 32, 4, span=8, parts=2, minima=True),
+        Decoder(block_type("Q6_K"), q6_k.words, 16, 1, span=8, parts=4, zero=32),
+        Decoder(block_type("Q8_0"), q8_0.words, 8, 1, span=8, parts=1, signed=True),
+        Decoder(block_type("Q4_0"), q4_0.words, 4, 1, span=4, parts=2, zero=8),
+        Decoder(block_type("Q5_0"), q5_0.words, 4, 1, span=4, parts=2, zero=16),
+        Decoder(block_type("IQ4_XS"), iq4_xs.words, 32, 2, span=4, parts=2, signed=True),
     )
 }

@@ -27,12 +27,13 @@ def _activations(x, run_group, place, mask, COLS: tl.constexpr, RUN: tl.constexp
 
 
 @triton.jit
-def _add(acc, words, HALF: tl.constexpr, activations, SIGNED: tl.constexpr, MINIMA: tl.constexpr):
-    """One token: each row's sum with the products of this half's bytes added."""
+def _add(acc, words, PART: tl.constexpr, PARTS: tl.constexpr, activations, SIGNED: tl.constexpr, MINIMA: tl.constexpr):
+    """One token: each row's sum with the products of this part's bytes added."""
     upper, lower, x_scale, zero, x_sum = activations
     new = ()
     for row in tl.static_range(len(acc)):
-        word, scale, factor, minimum = words[row][HALF], words[row][2], words[row][3 + HALF], words[row][5 + HALF]
+        word, scale = words[row][PART], words[row][PARTS]
+        factor, minimum = words[row][PARTS + 1 + PART], words[row][2 * PARTS + 1 + PART]
         number = (dot4(word, upper, upper * 0, SIGNED, True) << 8) + zero
         number = tl.sum(dot4(word, lower, number, SIGNED, False), axis=1, keep_dims=True) * factor
         value = tl.fma(scale * x_scale, number.to(tl.float32), acc[row])
@@ -52,7 +53,7 @@ def dot(
     BLOCK_WORDS: tl.constexpr,
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
-    HALVES: tl.constexpr,
+    PARTS: tl.constexpr,
     SIGNED: tl.constexpr,
     ZERO: tl.constexpr,
     MINIMA: tl.constexpr,
@@ -67,7 +68,7 @@ def dot(
     entry = tl.arange(0, BLOCKS * RUNS)[:, None]
     place = tl.arange(0, RUN)[None, :]
     run = entry % RUNS
-    group = run // SPAN_RUNS * (HALVES * SPAN) + run % SPAN_RUNS * RUN
+    group = run // SPAN_RUNS * (PARTS * SPAN) + run % SPAN_RUNS * RUN
     acc = ()  # by token and row
     for _ in tl.static_range(TOKENS):
         sums = ()
@@ -83,12 +84,12 @@ def dot(
         words = ()
         for row in tl.static_range(ROWS):
             words = words + (WORDS(rows[row], block, run, place, mask),)
-        for half in tl.static_range(HALVES):
-            run_group = block * (BLOCK // 4) + group + half * SPAN
+        for part in tl.static_range(PARTS):
+            run_group = block * (BLOCK // 4) + group + part * SPAN
             new = ()
             for token in tl.static_range(TOKENS):
                 activations = _activations(x[token], run_group, place, mask, COLS, RUN, ZERO)
-                new = new + (_add(acc[token], words, half, activations, SIGNED, MINIMA),)
+                new = new + (_add(acc[token], words, part, PARTS, activations, SIGNED, MINIMA),)
             acc = new
     found = ()
     for row in tl.static_range(ROWS):

@@ -20,10 +20,19 @@ def _weight(word, BYTE: tl.constexpr, scale, minimum, SIGNED: tl.constexpr, ZERO
 
 
 @triton.jit
-def _store(out, words, half: tl.constexpr, mask, SIGNED: tl.constexpr, ZERO: tl.constexpr, MINIMA: tl.constexpr):
-    """Weights of one half of the words: four neighbours each, put side by side in registers and stored together."""
-    word, minimum = words[half], words[5 + half]
-    scale = words[2] * words[3 + half]
+def _store(
+    out,
+    words,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+    mask,
+    SIGNED: tl.constexpr,
+    ZERO: tl.constexpr,
+    MINIMA: tl.constexpr,
+):
+    """Weights of one part of the words: four neighbours each, put side by side in registers and stored together."""
+    word, minimum = words[PART], words[2 * PARTS + 1 + PART]
+    scale = words[PARTS] * words[PARTS + 1 + PART]
     a = _weight(word, 0, scale, minimum, SIGNED, ZERO, MINIMA)
     b = _weight(word, 1, scale, minimum, SIGNED, ZERO, MINIMA)
     c = _weight(word, 2, scale, minimum, SIGNED, ZERO, MINIMA)
@@ -50,7 +59,7 @@ def expand_kernel(
     BLOCK_WORDS: tl.constexpr,
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
-    HALVES: tl.constexpr,
+    PARTS: tl.constexpr,
     SIGNED: tl.constexpr,
     ZERO: tl.constexpr,
     MINIMA: tl.constexpr,
@@ -68,7 +77,7 @@ def expand_kernel(
     entry = tl.arange(0, BLOCKS * RUNS)[:, None]
     place = tl.arange(0, RUN)[None, :]
     run = entry % RUNS
-    group = run // (SPAN // RUN) * (HALVES * SPAN) + run % (SPAN // RUN) * RUN
+    group = run // (SPAN // RUN) * (PARTS * SPAN) + run % (SPAN // RUN) * RUN
     for first in range(0, LAST, BLOCKS):
         block = first + entry // RUNS
         if LAST % BLOCKS == 0:
@@ -77,8 +86,8 @@ def expand_kernel(
             mask = block < LAST
         words = WORDS(words_of_row, block, run, place, mask)
         at = target + block * BLOCK + group * 4
-        for half in tl.static_range(HALVES):
-            _store(at + half * SPAN * 4, words, half, mask, SIGNED, ZERO, MINIMA)
+        for part in tl.static_range(PARTS):
+            _store(at + part * SPAN * 4, words, part, PARTS, mask, SIGNED, ZERO, MINIMA)
 
 
 def _launch(data: Tensor, starts: Tensor, out: Tensor, block: BlockType, aligned: int) -> Tensor:

@@ -50,7 +50,7 @@ def gate_up_kernel(
     BLOCK_WORDS: tl.constexpr,
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
-    HALVES: tl.constexpr,
+    PARTS: tl.constexpr,
     SIGNED: tl.constexpr,
     ZERO: tl.constexpr,
     MINIMA: tl.constexpr,
@@ -89,7 +89,7 @@ def gate_up_kernel(
                 use = pair
             pairs = pairs + (use,)
             tokens = tokens + (x + use // USED * (COLS // 32 * 17),)
-        found = dot(rows, tokens, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, SIGNED, ZERO, MINIMA, BLOCKS)
+        found = dot(rows, tokens, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, PARTS, SIGNED, ZERO, MINIMA, BLOCKS)
         for i in tl.static_range(ROWS):
             unit = first + i
             for t in tl.static_range(WIDTH):
@@ -112,7 +112,7 @@ def down_kernel(
     BLOCK_WORDS: tl.constexpr,
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
-    HALVES: tl.constexpr,
+    PARTS: tl.constexpr,
     SIGNED: tl.constexpr,
     ZERO: tl.constexpr,
     MINIMA: tl.constexpr,
@@ -148,7 +148,7 @@ def down_kernel(
                 use = pair
             pairs = pairs + (use,)
             tokens = tokens + (h + use * (COLS // 32 * 17),)
-        found = dot(rows, tokens, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, SIGNED, ZERO, MINIMA, BLOCKS)
+        found = dot(rows, tokens, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, PARTS, SIGNED, ZERO, MINIMA, BLOCKS)
         for i in tl.static_range(ROWS):
             for t in tl.static_range(WIDTH):
                 at = parts + pairs[t] * HIDDEN + first + i

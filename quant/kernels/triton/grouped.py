@@ -11,7 +11,7 @@ from quant.kernels.card import SlotTable
 from quant.kernels.triton.expand import expanded_matrices
 from quant.kernels.triton.matrix import add_chunk_kernel, down_matrix_kernel, gate_up_matrix_kernel
 
-SCRATCH_WEIGHTS = 1 << 27  # plain numbers of gate and up at a time: 256 MiB of bfloat16
+SCRATCH_WEIGHTS = 1 << 28  # plain numbers of gate and up at a time: 512 MiB of bfloat16
 _SUM_TILE = 1024
 
 
@@ -51,8 +51,9 @@ def many_experts(x: Tensor, experts: SlotTable, slots: Tensor, weights: Tensor) 
     token = torch.div(order, used, rounding_mode="floor").int()
     x = x.bfloat16().contiguous()
     y = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    for chunk in _chunks(counts, max(1, SCRATCH_WEIGHTS // (2 * experts.ff * experts.hidden))):
-        parts = _products(x, experts, chunk, token)
+    chunks = list(_chunks(counts, max(1, SCRATCH_WEIGHTS // (2 * experts.ff * experts.hidden))))
+    for chunk, numbers in zip(chunks, _numbers(chunks, x.device), strict=True):
+        parts = _products(x, experts, chunk, token, numbers)
         add_chunk_kernel[(triton.cdiv(experts.hidden, _SUM_TILE), tokens)](
             parts, places, weights, y, experts.hidden, chunk.starts[0], chunk.last,
             USED=used, TILE=_SUM_TILE, num_warps=4,
@@ -75,24 +76,34 @@ def _chunks(counts: list[int], size: int) -> Iterator[_Chunk]:
         yield _Chunk(tuple(slot for slot, _, _ in part), tuple(start for _, start, _ in part), last, most)
 
 
-def _products(x: Tensor, experts: SlotTable, chunk: _Chunk, token: Tensor) -> Tensor:
+def _numbers(chunks: list[_Chunk], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each chunk: its slots, and where its experts' tokens start, counted from the first, and end. One copy."""
+    lists: list[list[int]] = []
+    for chunk in chunks:
+        begin = chunk.starts[0]
+        lists += [list(chunk.slots), [*(start - begin for start in chunk.starts), chunk.last - begin]]
+    flat = torch.tensor([number for numbers in lists for number in numbers], dtype=torch.int32, device=device)
+    parts = flat.split([len(numbers) for numbers in lists])
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def _products(
+    x: Tensor, experts: SlotTable, chunk: _Chunk, token: Tensor, numbers: tuple[Tensor, Tensor]
+) -> Tensor:
     """[places of the chunk, hidden] float32: what its experts make of their tokens."""
     ff, hidden, count, device = experts.ff, experts.hidden, len(chunk.slots), x.device
-    begin = chunk.starts[0]
-    token = token[begin : chunk.last]
-    small = [*chunk.slots, *(start - begin for start in chunk.starts), chunk.last - begin]
-    numbers = torch.tensor(small, dtype=torch.int32, device=device)  # one copy for both lists
-    starts = numbers[count:]
-    table = experts.table[numbers[:count].long()]
-    gate = expanded_matrices(experts.arena, table[:, 0].contiguous(), ff, hidden, experts.gate_up)
-    up = expanded_matrices(experts.arena, table[:, 1].contiguous(), ff, hidden, experts.gate_up)
+    slots, starts = numbers
+    token = token[chunk.starts[0] : chunk.last]
+    table = experts.table.T[:, slots.long()].contiguous()  # [3, count]
+    gate = expanded_matrices(experts.arena, table[0], ff, hidden, experts.gate_up)
+    up = expanded_matrices(experts.arena, table[1], ff, hidden, experts.gate_up)
     h = torch.empty(len(token), ff, dtype=torch.bfloat16, device=device)
     tile = gate_up_tile(chunk.most)
     gate_up_matrix_kernel[(triton.cdiv(chunk.most, tile.tokens), triton.cdiv(ff, tile.units), count)](
         x, token, starts, gate, up, h, COLS=hidden, FF=ff, **tile_arguments(tile)
     )
     del gate, up
-    down = expanded_matrices(experts.arena, table[:, 2].contiguous(), hidden, ff, experts.down)
+    down = expanded_matrices(experts.arena, table[2], hidden, ff, experts.down)
     parts = torch.empty(len(token), hidden, dtype=torch.float32, device=device)
     tile = down_tile(chunk.most)
     down_matrix_kernel[(triton.cdiv(chunk.most, tile.tokens), triton.cdiv(hidden, tile.units), count)](

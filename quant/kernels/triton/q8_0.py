@@ -8,8 +8,8 @@ from quant.kernels.triton.bits import half_to_float, halfword, words_of_halves
 
 @triton.jit
 def words(row, block, run, place, mask):
-    """See Decoder.words. A word holds one run of four weights only: the second values are the first's."""
+    """See Decoder.words."""
     start = block * 17
     q = words_of_halves(row, start + 1 + 2 * (run + place), mask)
     scale = half_to_float(halfword(row, start, mask))
-    return q, q, scale, 1, 1, 0.0, 0.0
+    return q, scale, 1, 0.0

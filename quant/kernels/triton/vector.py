@@ -20,7 +20,7 @@ def linear_kernel(
     BLOCK_WORDS: tl.constexpr,
     RUN: tl.constexpr,
     SPAN: tl.constexpr,
-    HALVES: tl.constexpr,
+    PARTS: tl.constexpr,
     SIGNED: tl.constexpr,
     ZERO: tl.constexpr,
     MINIMA: tl.constexpr,
@@ -38,7 +38,7 @@ def linear_kernel(
     token = ()
     for i in tl.static_range(WIDTH):
         token = token + (x + (tl.minimum(i, tokens - 1) * HEADS + head) * (COLS // 32 * 17),)
-    found = dot(row, token, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, HALVES, SIGNED, ZERO, MINIMA, BLOCKS)
+    found = dot(row, token, WORDS, COLS, BLOCK, BLOCK_WORDS, RUN, SPAN, PARTS, SIGNED, ZERO, MINIMA, BLOCKS)
     for i in tl.static_range(ROWS):
         for t in tl.static_range(WIDTH):
             tl.store(y + (t * HEADS + head) * rows + first + i, found[i][t], mask=(first + i < rows) & (t < tokens))
