@@ -94,6 +94,16 @@ class Conversation:
         """What would be sent now, the system prompt first."""
         return self.messages_for(self.path())
 
+    def by_row(self, row_id: int) -> Node | None:
+        """The entry with this number in the database, on whatever branch."""
+        waiting = list(self._root.children)
+        while waiting:
+            node = waiting.pop()
+            if node.row_id == row_id:
+                return node
+            waiting += node.children
+        return None
+
     def add(self, entry: Entry, parent: Node | None = None) -> Node:
         """A new entry behind `parent` (None: the end), which is shown from now on."""
         parent = self.tip if parent is None else parent

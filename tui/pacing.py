@@ -1,8 +1,13 @@
 """How often the screen may be changed, and how fast tokens come."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import TypeVar
+
+from k2lite.events import Token
+
+Item = TypeVar("Item")
 
 SHORTEST_PAUSE_S = 0.05
 # A flush may take a fifth of the time, whatever it costs: the keyboard stays quick.
@@ -57,3 +62,11 @@ class RateMeter:
         """0 before the second token."""
         span = self._times[-1] - self._times[0] if self._times else 0.0
         return (len(self._times) - 1) / span if span > 0 else 0.0
+
+
+def metered(events: Iterator[Item], meter: RateMeter) -> Iterator[Item]:
+    """The same events, every token counted as it comes."""
+    for event in events:
+        if isinstance(event, Token) and event.id is not None:
+            meter.tick()
+        yield event
