@@ -1,15 +1,104 @@
-"""The panel beside the chat."""
+"""The panel beside the chat: the map, what each tier does against its roof, and how well experts are foreseen."""
 
+from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
 
 from k2lite.events import ExpertReport
+from k2lite.safe_text import one_line
+from k2lite.sizes import format_bytes
+from tui.experts.grid import DRIVE, RAM, count_places
+from tui.experts.map import ExpertMap, colour_of
+from tui.experts.rates import Rates, TierRates, sparkline
+
+_NOTHING_YET = "Experts: nothing is known yet. It comes with the next answer, if this model has experts and is paged."
+_LEGEND_LEVEL = 2
 
 
 class ExpertPanel(Vertical):
-    """Shows the newest report while it is displayed."""
+    """Shows the newest report while it is displayed; counts on while it is not."""
+
+    def __init__(self) -> None:
+        super().__init__(id="experts")
+        self._rates = Rates()
+        self._report: ExpertReport | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(_NOTHING_YET, id="legend", markup=False)
+        yield ExpertMap()
+        yield Static(id="tiers", markup=False)
 
     def take(self, report: ExpertReport) -> None:
         """A newer report."""
+        self._report = report
+        self._rates.take(report)
+        if self.display:
+            self._show()
 
     def clear(self) -> None:
         """Another model: nothing is known of it yet."""
+        self._report, self._rates = None, Rates()
+        self.query_one("#legend", Static).update(_NOTHING_YET)
+        self.query_one("#tiers", Static).update("")
+        self.query_one(ExpertMap).take(None)
+
+    def on_show(self) -> None:
+        self._show()
+
+    def on_resize(self) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        report = self._report
+        if report is None or not self.display:
+            return
+        self.query_one("#legend", Static).update(self._legend(report))
+        self.query_one("#tiers", Static).update(Content("\n").join(self._tier_lines(report)))
+        self.query_one(ExpertMap).take(report)
+
+    def _legend(self, report: ExpertReport) -> Content:
+        experts = max(map(len, report.places), default=0)
+        parts: list[object] = [f"{len(report.places)} layers x {experts} experts  "]
+        for place, count in count_places(report).items():
+            name = {"r": "RAM", ".": "drive"}.get(place, f"card {place}")
+            parts += [(_sign(place), _colour_style(place)), f" {name} {count:,}  "]
+        return Content.assemble(*parts, ("█", "#fffff0"), " used now")  # type: ignore[arg-type]
+
+    def _tier_lines(self, report: ExpertReport) -> list[Content]:
+        width = self.size.width
+        lines = [_tier_line(rates, width) for rates in self._rates.tiers.values()]
+        counts = [f"{report.promotions:,} promotions", f"{report.evictions:,} evictions"]
+        if report.lookahead_reads:
+            share = 100 * report.lookahead_used / report.lookahead_reads
+            counts.append(f"look-ahead right {share:.0f} % of {report.lookahead_reads:,}")
+        if report.stall_s:
+            counts.append(f"waited {report.stall_s:.1f} s")
+        if report.queue_depth:
+            counts.append(f"queue {report.queue_depth:.1f}")
+        lines.append(Content.styled(" · ".join(counts), "dim"))
+        return lines + [Content.styled(one_line(note), "dim") for note in report.notes]
+
+
+def _tier_line(rates: TierRates, width: int) -> Content:
+    tier = rates.report
+    top = tier.roof_bytes_per_s or max(rates.speeds, default=0.0)
+    speed = f"{rates.bytes_per_s / 1e9:.1f} GB/s"
+    if rates.roof_share is not None and tier.roof_bytes_per_s:
+        speed = f"{rates.bytes_per_s / 1e9:.1f} of {tier.roof_bytes_per_s / 1e9:.0f} GB/s ({100 * rates.roof_share:.0f} %)"
+    room = f"{format_bytes(tier.used_bytes)}/{format_bytes(tier.capacity_bytes)}" if tier.capacity_bytes else ""
+    text = f" {100 * rates.hit_share:3.0f} % hits · {speed} · {room}"
+    bars = max(6, min(60, width - len(text) - 9))
+    place = tier.name.removeprefix("card ") if tier.name.startswith("card ") else "r" if tier.name == "RAM" else "."
+    return Content.assemble(
+        f"{one_line(tier.name)[:7]:7} ", (sparkline(rates.speeds, top, bars), _colour_style(place[:1])), text
+    )
+
+
+def _sign(place: str) -> str:
+    return {"r": "▒", ".": "·"}.get(place, place)
+
+
+def _colour_style(place: str) -> str:
+    code = ord(place) if place.isdigit() else RAM if place == "r" else DRIVE
+    return "#{:02x}{:02x}{:02x}".format(*colour_of(code, _LEGEND_LEVEL + 1))
