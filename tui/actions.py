@@ -84,7 +84,7 @@ class ChatActions:
         else:
             answered = await self.turns.ask(Asked(attached.content, extra), parent)
         if edited is not None and not answered:
-            await self.show_node(edited)
+            await self._show_again(edited)
         self.show_title()
         if not answered:
             self._give_back(typed, edited)
@@ -114,7 +114,7 @@ class ChatActions:
             await self.show_error(error)
             answered = False
         if not answered:
-            await self.show_node(shown_before)
+            await self._show_again(shown_before)
         self.set_busy("")
         self.send_queued()
 
@@ -136,6 +136,11 @@ class ChatActions:
         view = self.log_view.view(node)
         if view is not None and self.focused is not self.prompt:
             view.focus()
+
+    async def _show_again(self: "ChatApp", node: Node) -> None:  # type: ignore[misc]
+        """What was tried has failed: the branch of before."""
+        await self.chat.show(node)
+        await self.log_view.show_branch_and_news(self.conversation.path())
 
     async def new_chat(self: "ChatApp") -> None:  # type: ignore[misc]
         """Start over with an empty context: the way on when it is full."""

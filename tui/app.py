@@ -153,6 +153,13 @@ class ChatApp(ChatActions, App[None]):
     def stop_changed(self) -> None:
         self.refresh_bindings()
 
+    @property
+    def is_prompt_empty(self) -> bool:
+        return not self.prompt.text
+
+    def focus_prompt(self) -> None:
+        self.prompt.focus()
+
     async def choose_when_full(self, error: K2Error) -> WhenFull:
         from tui.screens.full import FullScreen
 

@@ -77,7 +77,9 @@ class ToolRounds:
     async def _decide_and_run(self, call: ToolCall, block: ToolBlock) -> str:
         if not self._toolbox.may_run(call.name):
             self._screen.show_status(f"the model wants to use {call.name}: y once, a always, n not{self.status}")
-            decision = await block.decision()
+            # Whoever is writing goes on writing, and chooses the block when he is done: no letter of his runs a tool.
+            decision = await block.decision(take_focus=self._screen.is_prompt_empty)
+            self._screen.focus_prompt()
             if decision == "no":
                 return _DENIED
             if decision == "always":

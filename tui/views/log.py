@@ -7,7 +7,7 @@ from k2lite.events import ToolCall
 from tui.conversation import Node
 from tui.views.answer import Answer
 from tui.views.message_view import MessageView
-from tui.views.notice import Cut, EarlierMessages
+from tui.views.notice import Cut, EarlierMessages, Notice
 from tui.views.question import Question
 from tui.views.tool_block import ToolBlock
 
@@ -45,6 +45,17 @@ class MessageLog(VerticalScroll, can_focus=False):
         if self._hidden:
             await self.mount(EarlierMessages(len(self._hidden)), before=0)
         self.anchor()
+
+    async def show_branch_and_news(self, path: list[Node]) -> None:
+        """The same when something has just gone wrong: the newest notices are left at the end."""
+        news: list[tuple[str, str]] = []
+        for widget in reversed(self.children):
+            if not isinstance(widget, Notice):
+                break
+            news.insert(0, (widget.text, widget.kind))
+        await self.show_branch(path)
+        for text, kind in news:
+            await self.mount(Notice(text, kind))
 
     async def show_earlier(self) -> None:
         """Some of the messages that are not shown yet, above those that are."""

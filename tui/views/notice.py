@@ -15,6 +15,7 @@ class Notice(Static):
 
     def __init__(self, text: str, kind: str = "note") -> None:
         super().__init__(one_line(text), markup=False, classes=kind)
+        self.text, self.kind = text, kind
 
 
 class Cut(MessageView):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import ClassVar, Literal
 
 from textual.app import ComposeResult
@@ -18,6 +19,7 @@ from tui.views.plain_text import shortened
 Decision = Literal["once", "always", "no"]
 
 _SHOWN_CHARACTERS = 1500
+_DEAF_S = 0.3
 
 
 class ToolBlock(MessageView):
@@ -33,6 +35,7 @@ class ToolBlock(MessageView):
         super().__init__(node, classes="tool")
         self.call = call
         self._decided: asyncio.Future[Decision] | None = None
+        self._deaf_until = 0.0
 
     def compose(self) -> ComposeResult:
         yield Static(f"tool {one_line(self.call.name)}", markup=False, classes="name")
@@ -48,11 +51,16 @@ class ToolBlock(MessageView):
         if self.node is not None:
             self.show_result(self.node.message.content)
 
-    async def decision(self) -> Decision:
-        """What the user says to it. Waits as long as that takes."""
+    async def decision(self, take_focus: bool) -> Decision:
+        """What the user says to it. Waits as long as that takes.
+
+        Keys of the first moment do not count: they were meant for what had the focus before.
+        """
         self._decided = asyncio.get_running_loop().create_future()
+        self._deaf_until = time.monotonic() + _DEAF_S
         self.query_one(".choices").display = True
-        self.focus()
+        if take_focus:
+            self.focus()
         self.refresh_bindings()
         try:
             return await self._decided
@@ -70,7 +78,7 @@ class ToolBlock(MessageView):
         self.query_one(".result", Static).update(printable("→ " + shortened(text, _SHOWN_CHARACTERS)))
 
     def action_decide(self, decision: Decision) -> None:
-        if self._decided is not None and not self._decided.done():
+        if self._decided is not None and not self._decided.done() and time.monotonic() >= self._deaf_until:
             self._decided.set_result(decision)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
