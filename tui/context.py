@@ -37,9 +37,9 @@ def kept_messages(path: Sequence[Node], context_tokens: int, per_token: float) -
         if room < 0:
             break
         kept += 1
-        if message.role == "user":
+        if message.role == "user" and kept < len(messages):
             best = kept
-    return min(best, max(0, len(messages) - 1))
+    return best
 
 
 def summary_request(conversation: Conversation, path: Sequence[Node], info: EngineInfo, per_token: float) -> Request:

@@ -63,7 +63,7 @@ def offers(app: "ChatApp", text: str) -> list[Offer]:
     if not space:
         return [
             Offer(f"/{found.name} " if found.argument else f"/{found.name}", f"/{found.name} {found.argument}".strip(), found.summary)
-            for found in COMMANDS.values()
+            for found in sorted(COMMANDS.values(), key=lambda found: found.name)
             if found.name.startswith(name) and found.name != name
         ]
     known = COMMANDS.get(name)
