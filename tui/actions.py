@@ -202,8 +202,7 @@ class ChatActions:
         self.send_queued()
 
     def toggle_experts(self: "ChatApp") -> None:  # type: ignore[misc]
-        panel = self.query_one(ExpertPanel)
-        panel.display = not panel.display
+        self.query_one(ExpertPanel).toggle()
 
     def stop(self: "ChatApp") -> None:  # type: ignore[misc]
         if self.turns.stoppable:

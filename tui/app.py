@@ -44,7 +44,7 @@ class ChatApp(ChatActions, App[None]):
     TITLE = "k2lite"
     CSS_PATH = "chat.tcss"
     BINDINGS: list[BindingType] = list(APP_BINDINGS)  # noqa: RUF012  # as the base class has it
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide"), (460, "-huge")]  # noqa: RUF012
 
     def __init__(self, launch: Launch) -> None:
         super().__init__()

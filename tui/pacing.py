@@ -19,8 +19,11 @@ _RATE_WINDOW_S = 5.0
 class Pacer:
     """Decides when the next flush is due, from how long the last one took."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = monotonic, pause_per_cost: float = _PAUSE_PER_COST
+    ) -> None:
         self._clock = clock
+        self._pause_per_cost = pause_per_cost
         self._not_before = clock()
 
     def due(self) -> bool:
@@ -30,7 +33,7 @@ class Pacer:
     def flushed(self, started: float) -> None:
         """A flush that began at `started` has just ended."""
         now = self._clock()
-        self._not_before = now + max(SHORTEST_PAUSE_S, _PAUSE_PER_COST * (now - started))
+        self._not_before = now + max(SHORTEST_PAUSE_S, self._pause_per_cost * (now - started))
 
     def now(self) -> float:
         """The clock that `flushed` wants its beginning in, seconds."""

@@ -20,7 +20,7 @@ async def settings(app: "ChatApp", argument: str) -> None:
         await app.apply_settings(changed)
 
 
-@command("set", "set one of them, as in /set temperature 0.6; without a value, back to the model's own", "NAME [VALUE]",
+@command("set", "change one setting; without a value, back to the model's own", "NAME [VALUE]",
          lambda app: list(SETTING_NAMES))  # fmt: skip
 async def set_one(app: "ChatApp", argument: str) -> None:
     name, _, value = argument.partition(" ")

@@ -11,9 +11,12 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from k2lite.events import ExpertReport
+from tui.pacing import Pacer
 from tui.experts.grid import DRIVE, LEVELS, RAM, USED, Grid, make_grid
 
 _LABEL_WIDTH = 4
+# Getting what is drawn here onto the terminal takes twice as long again: together less than a twentieth of a core.
+_PAUSE_PER_DRAWING = 60
 _LABEL = Style(dim=True)
 
 Colour = tuple[int, int, int]
@@ -46,6 +49,7 @@ class ExpertMap(Widget):
         self._report: ExpertReport | None = None
         self._keys: list[object] = []
         self._strips: list[Strip] = []
+        self._pacer = Pacer(pause_per_cost=_PAUSE_PER_DRAWING)
 
     @property
     def draws_signs(self) -> bool:
@@ -55,7 +59,10 @@ class ExpertMap(Widget):
     def take(self, report: ExpertReport | None) -> None:
         """Show this from now on; None clears the map."""
         self._report = report
-        self._draw()
+        if report is None or self._pacer.due():
+            started = self._pacer.now()
+            self._draw()
+            self._pacer.flushed(started)
 
     def on_resize(self) -> None:
         self._draw()

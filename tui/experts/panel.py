@@ -10,10 +10,11 @@ from k2lite.safe_text import one_line
 from k2lite.sizes import format_bytes
 from tui.experts.grid import DRIVE, RAM, count_places
 from tui.experts.map import ExpertMap, colour_of
-from tui.experts.rates import Rates, TierRates, sparkline
+from tui.experts.rates import Rates, TierRates, merged, sparkline
 
 _NOTHING_YET = "Experts: nothing is known yet. It comes with the next answer, if this model has experts and is paged."
 _LEGEND_LEVEL = 2
+_TALL_LINES = 24
 
 
 class ExpertPanel(Vertical):
@@ -23,6 +24,7 @@ class ExpertPanel(Vertical):
         super().__init__(id="experts")
         self._rates = Rates()
         self._report: ExpertReport | None = None
+        self._shape: object = None
 
     def compose(self) -> ComposeResult:
         yield Static(_NOTHING_YET, id="legend", markup=False)
@@ -34,7 +36,7 @@ class ExpertPanel(Vertical):
         self._report = report
         self._rates.take(report)
         if self.display:
-            self._show()
+            self._draw_report()
 
     def clear(self) -> None:
         """Another model: nothing is known of it yet."""
@@ -43,31 +45,50 @@ class ExpertPanel(Vertical):
         self.query_one("#tiers", Static).update("")
         self.query_one(ExpertMap).take(None)
 
-    def on_show(self) -> None:
-        self._show()
+    def toggle(self) -> None:
+        """Show it, or hide it."""
+        self.display = not self.display
+        self.call_after_refresh(self._draw_report)
 
     def on_resize(self) -> None:
-        self._show()
+        self._draw_report()
 
-    def _show(self) -> None:
+    def _draw_report(self) -> None:
         report = self._report
         if report is None or not self.display:
             return
-        self.query_one("#legend", Static).update(self._legend(report))
-        self.query_one("#tiers", Static).update(Content("\n").join(self._tier_lines(report)))
+        tiers = self._tier_lines(report)
+        # Laying the screen out anew costs more than all the rest: only when something has become longer.
+        shape = (len(tiers), self.size, tuple(count_places(report)))
+        layout, self._shape = shape != self._shape, shape
+        self.query_one("#legend", Static).update(self._legend(report), layout=layout)
+        self.query_one("#tiers", Static).update(Content("\n").join(tiers), layout=layout)
         self.query_one(ExpertMap).take(report)
 
     def _legend(self, report: ExpertReport) -> Content:
         experts = max(map(len, report.places), default=0)
-        parts: list[object] = [f"{len(report.places)} layers x {experts} experts  "]
-        for place, count in count_places(report).items():
+        parts: list[object] = [f"{len(report.places)} x {experts} experts: "]
+        counts = count_places(report)
+        cards = [place for place in counts if place.isdecimal()]
+        if len(cards) > 1 and self.size.height < _TALL_LINES:
+            signs = [(_sign(place), _colour_style(place)) for place in cards]
+            parts += [*signs, f" cards {sum(counts.pop(place) for place in cards):,}  "]
+        for place, count in counts.items():
             name = {"r": "RAM", ".": "drive"}.get(place, f"card {place}")
             parts += [(_sign(place), _colour_style(place)), f" {name} {count:,}  "]
-        return Content.assemble(*parts, ("█", "#fffff0"), " used now")  # type: ignore[arg-type]
+        return Content.assemble(*parts, ("█", "#fffff0"), " in use")  # type: ignore[arg-type]
+
+    def _tiers(self) -> list[TierRates]:
+        """All of them; the cards as one where lines are few."""
+        tiers = list(self._rates.tiers.values())
+        cards = [rates for rates in tiers if rates.report.name.startswith("card ")]
+        if len(cards) < 2 or self.size.height >= _TALL_LINES:
+            return tiers
+        return [merged(f"{len(cards)} cards", cards), *(rates for rates in tiers if rates not in cards)]
 
     def _tier_lines(self, report: ExpertReport) -> list[Content]:
         width = self.size.width
-        lines = [_tier_line(rates, width) for rates in self._rates.tiers.values()]
+        lines = [_tier_line(rates, width) for rates in self._tiers()]
         counts = [f"{report.promotions:,} promotions", f"{report.evictions:,} evictions"]
         if report.lookahead_reads:
             share = 100 * report.lookahead_used / report.lookahead_reads
@@ -83,13 +104,14 @@ class ExpertPanel(Vertical):
 def _tier_line(rates: TierRates, width: int) -> Content:
     tier = rates.report
     top = tier.roof_bytes_per_s or max(rates.speeds, default=0.0)
-    speed = f"{rates.bytes_per_s / 1e9:.1f} GB/s"
+    speed = f"{rates.bytes_per_s / 1e9:.3g} GB/s"
     if rates.roof_share is not None and tier.roof_bytes_per_s:
-        speed = f"{rates.bytes_per_s / 1e9:.1f} of {tier.roof_bytes_per_s / 1e9:.0f} GB/s ({100 * rates.roof_share:.0f} %)"
+        roof = f"{tier.roof_bytes_per_s / 1e9:,.0f}"
+        speed = f"{rates.bytes_per_s / 1e9:,.{0 if tier.roof_bytes_per_s > 1e11 else 1}f} of {roof} GB/s ({100 * rates.roof_share:.0f} %)"
     room = f"{format_bytes(tier.used_bytes)}/{format_bytes(tier.capacity_bytes)}" if tier.capacity_bytes else ""
     text = f" {100 * rates.hit_share:3.0f} % hits · {speed} · {room}"
     bars = max(6, min(60, width - len(text) - 9))
-    place = tier.name.removeprefix("card ") if tier.name.startswith("card ") else "r" if tier.name == "RAM" else "."
+    place = {"RAM": "r", "drive": "."}.get(tier.name, tier.name.removeprefix("card "))
     return Content.assemble(
         f"{one_line(tier.name)[:7]:7} ", (sparkline(rates.speeds, top, bars), _colour_style(place[:1])), text
     )
@@ -100,5 +122,5 @@ def _sign(place: str) -> str:
 
 
 def _colour_style(place: str) -> str:
-    code = ord(place) if place.isdigit() else RAM if place == "r" else DRIVE
+    code = ord(place) if place.isdecimal() else RAM if place == "r" else DRIVE
     return "#{:02x}{:02x}{:02x}".format(*colour_of(code, _LEGEND_LEVEL + 1))

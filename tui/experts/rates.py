@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from k2lite.events import ExpertReport, TierReport
@@ -59,6 +59,23 @@ class Rates:
         if before is None or tier.bytes < before.bytes or tier.hits < before.hits:
             return tier.hits, tier.bytes, tier.busy_s
         return tier.hits - before.hits, tier.bytes - before.bytes, max(0.0, tier.busy_s - before.busy_s)
+
+
+def merged(name: str, tiers: Sequence[TierRates]) -> TierRates:
+    """Several tiers as one, for a screen with few lines."""
+    reports = [rates.report for rates in tiers]
+    roofs = [report.roof_bytes_per_s for report in reports if report.roof_bytes_per_s]
+    total = TierReport(
+        name,
+        sum(report.capacity_bytes for report in reports),
+        sum(report.used_bytes for report in reports),
+        sum(report.hits for report in reports),
+        sum(report.bytes for report in reports),
+        sum(report.busy_s for report in reports),
+        sum(roofs) if len(roofs) == len(reports) else None,
+    )
+    speeds = deque(map(sum, zip(*(rates.speeds for rates in tiers), strict=False)), maxlen=KEPT_SAMPLES)
+    return TierRates(total, sum(r.hit_share for r in tiers), sum(r.bytes_per_s for r in tiers), speeds)
 
 
 _BARS = "▁▂▃▄▅▆▇█"
