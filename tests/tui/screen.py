@@ -34,7 +34,11 @@ class Chat:
 
     async def shows(self, *texts: str) -> None:
         """Wait until all of `texts` can be read on the screen."""
-        await self.until(lambda: all(text in self.screen_text() for text in texts))
+        try:
+            await self.until(lambda: all(text in self.screen_text() for text in texts))
+        except TimeoutError as error:
+            missing = [text for text in texts if text not in self.screen_text()]
+            raise AssertionError(f"not on the screen: {missing}\n{self.screen_text()}") from error
 
     async def send(self, text: str) -> None:
         """Write into the box and press Enter."""

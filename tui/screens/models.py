@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import ClassVar
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
@@ -37,7 +37,7 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog large"):
             yield Input(str(self._folder), placeholder="folder with GGUF files", id="folder", compact=True)
-            table: DataTable[Content] = DataTable(cursor_type="row", id="models")
+            table: DataTable[Text] = DataTable(cursor_type="row", id="models")
             yield table
             yield Static(id="summary", markup=False)
             yield Footer(show_command_palette=False)
@@ -71,7 +71,7 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
         table = self.query_one(DataTable)
         table.clear()
         self._files = {}
-        table.add_row(Content(DEMO_KEY), Content("23 MB"), Content("Q4_K_M"), Content("yes"), key=DEMO_KEY)
+        table.add_row(Text(DEMO_KEY), Text("23 MB"), Text("Q4_K_M"), Text("yes"), key=DEMO_KEY)
         try:
             files = await asyncio.to_thread(model_files, self._folder)
         except K2Error as error:
@@ -82,8 +82,8 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
             self._files[key] = file
             size = format_bytes(file.size_bytes) + (f" in {file.shards} files" if file.shards > 1 else "")
             name = one_line(file.path.name) + (" (loaded)" if file.path == self._current.path else "")
-            table.add_row(Content(name), Content(size), Content("…"), Content("…"), key=key)
-        self._say(f"{len(files)} model file(s) in {self._folder}. Enter loads one, F3 in the chat shows its whole plan.")
+            table.add_row(Text(name), Text(size), Text("…"), Text("…"), key=key)
+        self._say(f"{len(files)} model file(s) in {self._folder}. Enter loads one; /plan FILE in the chat shows its whole plan.")
         await self._look_up(files)
 
     async def _look_up(self, files: list[ModelFile]) -> None:
@@ -113,7 +113,7 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
             self._say(one_line(str(error)))
         table = self.query_one(DataTable)
         if str(file.path) in self._files:
-            table.update_cell(str(file.path), column, Content(text), update_width=True)
+            table.update_cell(str(file.path), column, Text(text), update_width=True)
 
     def _say(self, text: str) -> None:
         self.query_one("#summary", Static).update(one_line(text))
