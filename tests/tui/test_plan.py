@@ -157,7 +157,7 @@ async def test_models_of_a_folder_are_listed_with_type_and_plan_and_can_be_loade
         await screen.ask("before")
         await screen.pilot.press("f5")
         await screen.shows("small.gguf", "4.88 KiB in 2 files", "Q4_K", "yes, 9.5 to 14.2 tok/s", "built-in demo model")
-        await screen.pilot.press("end", "enter")
+        await screen.pilot.press("down", "down", "enter")
         await screen.until(lambda: not isinstance(screen.app.screen, ModelsScreen))
         await screen.until(lambda: bool(made) and not screen.app.busy)
         assert made == [ModelChoice(command / "small.gguf", EngineOptions())]
