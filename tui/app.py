@@ -15,6 +15,7 @@ from k2lite.safe_text import one_line
 from quant.errors import K2Error
 from tui import status
 from tui.actions import ChatActions
+from tui.collector import IdleCollector
 from tui.commands import COMMANDS
 from tui.commands.registry import offers, split
 from tui.completion import mention_at_end, path_offers
@@ -60,6 +61,7 @@ class ChatApp(ChatActions, App[None]):
         self.queue: list[str] = []
         self.busy_with = ""
         self._warned_full = False
+        self._collector = IdleCollector()
         self.set_keymap(checked_keymap(launch.keys))
 
     def compose(self) -> ComposeResult:
@@ -85,7 +87,8 @@ class ChatApp(ChatActions, App[None]):
         self.prompt.focus()
         self.set_busy("the model is loading")
         self.set_interval(_SAVE_EVERY_S, self.turns.save)
-        self.run_worker(self._open(), exit_on_error=True)
+        self.call_after_refresh(self._collector.begin)
+        self.run_worker(self._open())
 
     def on_unmount(self) -> None:
         self.turns.stop()
@@ -93,6 +96,7 @@ class ChatApp(ChatActions, App[None]):
         self.slot.close()
         self.toolbox.close()
         self.sessions.close()
+        self._collector.end()
 
     # What others ask of the window
 
@@ -168,6 +172,8 @@ class ChatApp(ChatActions, App[None]):
     def set_busy(self, reason: str) -> None:
         self.busy_with = reason
         self.refresh_bindings()
+        if not reason:
+            self._collector.collect()
 
     # Loading
 
