@@ -91,8 +91,7 @@ class ChatApp(ChatActions, App[None]):
         self.run_worker(self._open())
 
     def on_unmount(self) -> None:
-        self.turns.stop()
-        self.turns.save()
+        self.turns.close()
         self.slot.close()
         self.toolbox.close()
         self.sessions.close()
@@ -125,6 +124,11 @@ class ChatApp(ChatActions, App[None]):
     def say(self, text: str) -> None:
         """A message in the corner, which goes away by itself."""
         self.notify(text, markup=False)
+
+    @property
+    def status_text(self) -> str:
+        """The status line as it is now."""
+        return str(self.query_one("#status", Static).render())
 
     def show_status(self, text: str) -> None:
         self.query_one("#status", Static).update(text)

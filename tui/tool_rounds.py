@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from k2lite.events import Message, ToolCall
@@ -29,6 +28,7 @@ class ToolRounds:
         self._screen, self._chat, self._toolbox = screen, chat, toolbox
         self._max_rounds = max_rounds
         self._round = 0
+        self._closing = False
         self._waiting: asyncio.Task[object] | None = None
 
     @property
@@ -44,6 +44,10 @@ class ToolRounds:
         """End what is waited for, be it the user or a tool."""
         if self._waiting is not None:
             self._waiting.cancel()
+
+    def close(self) -> None:
+        """The app is closing: whatever is waited for ends the turn, and nothing is shown any more."""
+        self._closing = True
 
     async def run(self, answer: Node, stop: threading.Event) -> bool:
         """Run the calls of an answer, one after the other; False when the turn ends with that."""
@@ -63,16 +67,15 @@ class ToolRounds:
 
     async def _result(self, call: ToolCall, block: ToolBlock, stop: threading.Event) -> str:
         task = self._waiting = asyncio.ensure_future(self._decide_and_run(call, block))
-        with suppress(asyncio.CancelledError):
-            try:
-                return await asyncio.shield(task)
-            except asyncio.CancelledError:
-                if not stop.is_set():  # the app is closing
-                    task.cancel()
-                    raise
-            finally:
-                self._waiting = None
-        return _STOPPED
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self._closing or not stop.is_set():
+                task.cancel()
+                raise
+            return _STOPPED
+        finally:
+            self._waiting = None
 
     async def _decide_and_run(self, call: ToolCall, block: ToolBlock) -> str:
         if not self._toolbox.may_run(call.name):

@@ -68,6 +68,13 @@ class TurnRunner:
             self._stop.set()
             self._rounds.stop()
 
+    def close(self) -> None:
+        """The app is closing: save what has come, and let the engine stop."""
+        self._rounds.close()
+        self.save()
+        if self._stop is not None:
+            self._stop.set()
+
     def save(self) -> None:
         """Save what has come of the answer under way. Cheap when there is nothing new."""
         if self._live is not None:

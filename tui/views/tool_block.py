@@ -66,8 +66,9 @@ class ToolBlock(MessageView):
             return await self._decided
         finally:
             self._decided = None
-            self.query_one(".choices").display = False
-            self.refresh_bindings()
+            if self.is_attached:
+                self.query_one(".choices").display = False
+                self.refresh_bindings()
 
     def show_state(self, text: str) -> None:
         """As in "running", until there is a result."""

@@ -158,3 +158,13 @@ async def test_tools_are_offered_and_withdrawn_with_commands(tmp_path: Path) -> 
 async def test_a_tool_that_is_not_there_is_told_at_the_start() -> None:
     async with chat(FakeEngine(), tools=("nonsense",)) as screen:
         await screen.until(lambda: any("there is no tool nonsense" in error for error in screen.errors))
+
+
+async def test_leaving_while_asked_ends_the_app_and_runs_nothing(tmp_path: Path) -> None:
+    engine = FakeEngine([calling(tmp_path)])
+    async with chat(engine, tools=("all",), database=tmp_path / "chats.db") as screen:
+        await screen.ready()
+        await screen.send("go")
+        await asked(screen)
+        await screen.pilot.press("ctrl+q")
+    assert len(engine.requests) == 1
