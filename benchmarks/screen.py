@@ -32,7 +32,23 @@ from k2lite.events import (
 
 TOKENS, TOKENS_PER_S = 2000, 200
 _ASKED_EVERY_S = 0.005
-_PROSE = ("Experts", " that", " are", " used", " often", " stay", " on", " a", " **card**", ",", " the", " `rest`", " in", " RAM", ".")
+_PROSE = (
+    "Experts",
+    " that",
+    " are",
+    " used",
+    " often",
+    " stay",
+    " on",
+    " a",
+    " **card**",
+    ",",
+    " the",
+    " `rest`",
+    " in",
+    " RAM",
+    ".",
+)
 
 
 class SteadyEngine:
@@ -69,7 +85,9 @@ def pieces_of(kind: str) -> list[str]:
         item = ["- ", "**Item**", " with", " some", " words", " and", " `code`", " in", " it", "\n"]
         block = item * 40 + ["\n", "And", " on", ".", "\n\n"]
         return (block * (TOKENS // len(block) + 1))[:TOKENS]
-    words = [word if number % 90 else f"{word}\n\n" for number, word in enumerate(_PROSE * (TOKENS // len(_PROSE) + 1), 1)]
+    words = [
+        word if number % 90 else f"{word}\n\n" for number, word in enumerate(_PROSE * (TOKENS // len(_PROSE) + 1), 1)
+    ]
     return words[:TOKENS]
 
 
@@ -124,7 +142,17 @@ def run_in_terminal(kind: str, load_s: float, columns: int, rows: int) -> dict[s
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     read, write = os.pipe()
-    command = [sys.executable, "-m", "benchmarks.screen", "--child", str(write), "--load", str(load_s), "--answer", kind]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.screen",
+        "--child",
+        str(write),
+        "--load",
+        str(load_s),
+        "--answer",
+        kind,
+    ]
     environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
     child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, pass_fds=[write])
     os.close(theirs)

@@ -16,6 +16,8 @@ from quant.errors import K2Error
 # -P keeps the folder the user happens to be in off the child's module path.
 CHILD_COMMAND = (sys.executable, "-P", "-m", "k2lite.engine_child")
 
+AnswerEvent = PrefillProgress | Token | ExpertReport | Finished
+
 _STOP_LOOK_S = 0.05
 
 
@@ -59,7 +61,7 @@ class ProcessEngine:
             raise RuntimeError("the engine is used before load() has ended, or after close()")
         return self._info
 
-    def generate(self, request: Request, stop: threading.Event) -> Iterator[PrefillProgress | Token | ExpertReport | Finished]:
+    def generate(self, request: Request, stop: threading.Event) -> Iterator[AnswerEvent]:
         """Answer `request`. When the iterator is left early, the child is stopped and waited for."""
         if self._child is None:
             raise RuntimeError("the engine is used before load() has ended, or after close()")
@@ -86,7 +88,7 @@ class _RemoteAnswer:
         self._ended = False
         child.send({"command": "generate", "number": number, "request": wire.encode_request(request)})
 
-    def events(self, stop: threading.Event) -> Iterator[PrefillProgress | Token | ExpertReport | Finished]:
+    def events(self, stop: threading.Event) -> Iterator[AnswerEvent]:
         """The events up to and with Finished. Raises K2Error."""
         while not self._ended:
             event = self._next(stop)
@@ -105,7 +107,7 @@ class _RemoteAnswer:
         except K2Error:
             self._ended = True  # the error would have belonged to the answer that nobody wants
 
-    def _next(self, stop: threading.Event) -> PrefillProgress | Token | ExpertReport | Finished | None:
+    def _next(self, stop: threading.Event) -> AnswerEvent | None:
         """The next event, None when there was none for a moment; passes `stop` on."""
         if stop.is_set() and not self._stop_sent:
             self._child.send({"command": "stop", "number": self._number})
@@ -117,6 +119,6 @@ class _RemoteAnswer:
         except K2Error:
             self._ended = True
             raise
-        assert isinstance(answer, PrefillProgress | Token | ExpertReport | Finished), f"generate was answered with {answer}"
+        assert isinstance(answer, AnswerEvent), f"generate was answered with {answer}"
         self._ended = isinstance(answer, Finished)
         return answer

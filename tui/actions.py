@@ -126,7 +126,9 @@ class ChatActions:
         self._show_editing()
 
     def _show_editing(self: "ChatApp") -> None:  # type: ignore[misc]
-        self.prompt.border_title = "editing an earlier question: Enter asks it as a branch, Esc leaves it" if self.editing else ""
+        self.prompt.border_title = (
+            "editing an earlier question: Enter asks it as a branch, Esc leaves it" if self.editing else ""
+        )
         self.refresh_bindings()
 
     async def show_node(self: "ChatApp", node: Node) -> None:  # type: ignore[misc]
@@ -265,5 +267,3 @@ class ChatActions:
                 return
             if done:
                 self.prompt.write(path.read_text(encoding="utf-8", errors="replace").rstrip("\n"))
-
-

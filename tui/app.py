@@ -142,7 +142,9 @@ class ChatApp(ChatActions, App[None]):
         gauge.set_class(share >= ALARM_SHARE, "alarm")
         if share >= ALARM_SHARE and not self._warned_full:
             self._warned_full = True
-            self.say("The context is nearly full: /compact makes a summary of what was said, /drop leaves the oldest out.")
+            self.say(
+                "The context is nearly full: /compact makes a summary of what was said, /drop leaves the oldest out."
+            )
         self._warned_full = self._warned_full and share >= ALARM_SHARE
 
     def show_report(self, report: ExpertReport) -> None:
@@ -233,7 +235,9 @@ class ChatApp(ChatActions, App[None]):
         found = COMMANDS.get(name)
         if found is None:
             near = [known for known in COMMANDS if known.startswith(name[:2])]
-            self.say(f"There is no command /{one_line(name)}. " + (f"Near it: /{', /'.join(near)}" if near else "/help"))
+            self.say(
+                f"There is no command /{one_line(name)}. " + (f"Near it: /{', /'.join(near)}" if near else "/help")
+            )
             return
         if found.idle and self.busy:
             self.say(f"Not yet: {self.busy_with}.")
@@ -252,7 +256,9 @@ class ChatApp(ChatActions, App[None]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)
         for found in COMMANDS.values():
-            yield SystemCommand(found.title, f"/{found.name} {found.argument}".strip(), self._palette_runner(found.name))
+            yield SystemCommand(
+                found.title, f"/{found.name} {found.argument}".strip(), self._palette_runner(found.name)
+            )
 
     def _palette_runner(self, name: str) -> Callable[[], None]:
         def run() -> None:

@@ -61,7 +61,12 @@ def same_machine(plan: Record) -> list[str]:
     try:
         machine = plan["machine"]
         drive = machine["drive_bytes_per_s"]
-        options = ["--ram-bw", f"{machine['ram_bytes_per_s'] / 1e9:.3f}G/s", "--flops", f"{machine['flops'] / 1e9:.1f}G/s"]
+        options = [
+            "--ram-bw",
+            f"{machine['ram_bytes_per_s'] / 1e9:.3f}G/s",
+            "--flops",
+            f"{machine['flops'] / 1e9:.1f}G/s",
+        ]
         return [*options, "--drive", f"{drive / 1e9:.3f}G/s"] if drive else options
     except (KeyError, TypeError):
         return []

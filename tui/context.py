@@ -31,12 +31,11 @@ def kept_messages(path: Sequence[Node], context_tokens: int, per_token: float) -
     """How many messages at the end fit into two fifths of the context; the first of them is a question."""
     room = context_tokens * _KEPT_SHARE * per_token
     messages = [node.message for node in path if node.entry.kind == "message"]
-    kept = best = 0
-    for message in reversed(messages):
+    best = 0
+    for kept, message in enumerate(reversed(messages), 1):
         room -= _length(message)
         if room < 0:
             break
-        kept += 1
         if message.role == "user" and kept < len(messages):
             best = kept
     return best

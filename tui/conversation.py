@@ -1,4 +1,4 @@
-"""What has been said so far, on all its branches, and what the next request is made of. Knows no screen, no database."""
+"""What has been said so far, on all its branches, and what the next request is made of. Knows no screen."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

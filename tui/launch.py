@@ -21,9 +21,10 @@ class McpServer:
 
 @dataclass(frozen=True)
 class Launch:
-    """`database` None saves nothing; `resume` is a chat's number or "last"; `tools` are offered, `allowed` not asked for.
+    """`database` None saves nothing; `resume` is a chat's number or "last".
 
-    `keys` maps the ids of key bindings to keys; `models_folder` is where the model picker looks.
+    `tools` are offered to the model, `allowed` ones run without being asked for. `keys` maps the ids of key bindings
+    to keys; `models_folder` is where the model picker looks.
     """
 
     make_engine: EngineMaker

@@ -19,9 +19,7 @@ _RATE_WINDOW_S = 5.0
 class Pacer:
     """Decides when the next flush is due, from how long the last one took."""
 
-    def __init__(
-        self, clock: Callable[[], float] = monotonic, pause_per_cost: float = _PAUSE_PER_COST
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, pause_per_cost: float = _PAUSE_PER_COST) -> None:
         self._clock = clock
         self._pause_per_cost = pause_per_cost
         self._not_before = clock()

@@ -26,7 +26,9 @@ def plan_lines(plan: Record, width: int) -> list[Content]:
     try:
         return list(_lines(plan, width))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise SettingsError(f"the plan has a form that this screen does not know ({type(error).__name__} {error})") from error
+        raise SettingsError(
+            f"the plan has a form that this screen does not know ({type(error).__name__} {error})"
+        ) from error
 
 
 def _lines(plan: Record, width: int) -> Iterator[Content]:
@@ -91,8 +93,8 @@ def _bar(place: Record, width: int) -> Content:
 
 def _speeds(plan: Record) -> Iterator[Content]:
     if not plan["fits"]:
-        text = f"It cannot run: {format_bytes(plan['missing_bytes'])} are missing in {one_line(str(plan['missing_where']))}."
-        yield Content.styled(text, "$text-error bold")
+        missing, where = format_bytes(plan["missing_bytes"]), one_line(str(plan["missing_where"]))
+        yield Content.styled(f"It cannot run: {missing} are missing in {where}.", "$text-error bold")
     for name, label in (("decode", "answers"), ("prefill", "prompts")):
         speed = plan.get(name)
         if speed:

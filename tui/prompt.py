@@ -30,7 +30,8 @@ class Offers(OptionList, can_focus=False):
         self.clear_options()
         width = max((len(offer.label) for offer in offers), default=0)
         self.add_options(
-            Option(Content(one_line(offer.label).ljust(min(width, 40)) + "  " + one_line(offer.help))) for offer in offers
+            Option(Content(one_line(offer.label).ljust(min(width, 40)) + "  " + one_line(offer.help)))
+            for offer in offers
         )
         self.display = bool(offers)
         self.highlighted = 0 if offers else None

@@ -61,8 +61,17 @@ def value_text(settings: ChatSettings, name: str) -> str:
 def default_text(info: EngineInfo | None, settings: ChatSettings, name: str) -> str:
     """What holds when it is not set, in words."""
     if name in _SAMPLING:
-        return "the model's own" if info is None else f"{getattr(info.sampling_for(settings.thinking), name)} (the model's)"
-    return {"system": "none", "thinking": "the model's choice", "max_tokens": "up to the context's end", "seed": "drawn"}[name]
+        return (
+            "the model's own"
+            if info is None
+            else f"{getattr(info.sampling_for(settings.thinking), name)} (the model's)"
+        )
+    return {
+        "system": "none",
+        "thinking": "the model's choice",
+        "max_tokens": "up to the context's end",
+        "seed": "drawn",
+    }[name]
 
 
 def without_effect(settings: ChatSettings, info: EngineInfo | None) -> list[str]:

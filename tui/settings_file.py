@@ -1,4 +1,4 @@
-"""The settings file: TOML with the options of `k2lite chat` by their names, and tables for keys, servers and prompts."""
+"""The settings file: TOML with the options of `k2lite chat`, and tables for keys, servers and prompts."""
 
 import argparse
 import tomllib
@@ -43,7 +43,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def apply_settings(parser: argparse.ArgumentParser, settings: Mapping[str, Any], path: Path) -> None:
-    """Make the file's values the defaults of options that have no variable set. Raises UsageError for what is unknown."""
+    """Make the file's values the defaults of options that have no variable set. Raises UsageError."""
     actions = {name(action): action for action in parser._actions if name(action) not in ("help", "config")}
     for key, value in settings.items():
         if key in TABLES:

@@ -113,7 +113,7 @@ async def test_a_stopped_answer_goes_on() -> None:
 
 
 async def test_message_and_code_block_are_copied(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("tui.clipboard.clipboard_tools", lambda: [])
+    monkeypatch.setattr("tui.clipboard.clipboard_tools", list)
     answer = "Look:\n\n```python\nx = 1\n```\n\nand\n\n```\nsecond\n```\n"
     async with chat(scripts(answer)) as screen:
         await screen.ask("code?")

@@ -103,7 +103,7 @@ def test_every_binding_has_an_id_and_no_two_the_same() -> None:
 
 
 def test_a_key_for_nothing_or_for_two_things_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no key for 'app.nothing'; there are: app"):
+    with pytest.raises(SettingsError, match=r"no key for 'app\.nothing'; there are: app"):
         checked_keymap({"app.nothing": "f8"})
     with pytest.raises(SettingsError, match="the key f4 is wanted for"):
         checked_keymap({"app.experts": "f4"})
@@ -151,6 +151,6 @@ async def test_the_editor_gets_the_prompt_and_gives_it_back(monkeypatch: pytest.
         screen.prompt.write("something\n")
         await screen.pilot.press("ctrl+g")
         await screen.until(lambda: screen.prompt.text == "something\nand more")
-        monkeypatch.setattr("tui.actions.editor_command", lambda: [])
+        monkeypatch.setattr("tui.actions.editor_command", list)
         await screen.pilot.press("ctrl+g")
         await screen.until(lambda: screen.told == ["No editor is set: export EDITOR=nano, or another one."])

@@ -34,9 +34,11 @@ def test_every_option_can_stand_in_the_file(settings: Path) -> None:
     settings.write_text(
         'model = "k2.gguf"\nctx = "32k"\nthreads = 3\nkernels = "reference"\nmax_tokens = 100\ntemperature = 0.25\n'
         'top-p = 0.5\ntop-k = 7\nmin-p = 0.1\nrepeat-penalty = 1.1\nseed = 5\nsystem = "Be kind."\nthinking = true\n'
-        'theme = "nord"\nmodels = "/models"\nexperts = true\ndatabase = "/tmp/x.db"\ncontinue = true\ntools = ["read_file", "get_time"]\n'
-        'allow-tool = "get_time"\ntool-rounds = 3\nmcp = ["a=prog x"]\n'.replace('mcp = ["a=prog x"]\n', "")
-        + '[keys]\n"app.experts" = "f8"\n[prompts]\n"Mine" = "Do it."\n[mcp.files]\ncommand = ["server", "/data"]\nenv = {A = "1"}\n'
+        'theme = "nord"\nmodels = "/models"\nexperts = true\ndatabase = "/tmp/x.db"\n'
+        'continue = true\ntools = ["read_file", "get_time"]\n'
+        'allow-tool = "get_time"\ntool-rounds = 3\n'
+        '[keys]\n"app.experts" = "f8"\n[prompts]\n"Mine" = "Do it."\n'
+        '[mcp.files]\ncommand = ["server", "/data"]\nenv = {A = "1"}\n'
     )
     started = launch()
     assert started.choice.path == Path("k2.gguf")
@@ -51,7 +53,9 @@ def test_every_option_can_stand_in_the_file(settings: Path) -> None:
     assert (started.keys, started.prompts) == ({"app.experts": "f8"}, {"Mine": "Do it."})
 
 
-def test_the_command_line_comes_before_the_variable_before_the_file(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_comes_before_the_variable_before_the_file(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.write_text("ctx = 100\nthreads = 1\ntop-k = 1\n")
     monkeypatch.setenv("K2LITE_THREADS", "2")
     monkeypatch.setenv("K2LITE_TOP_K", "2")
@@ -134,4 +138,8 @@ def test_keys_and_servers_of_the_command_line_join_those_of_the_file(settings: P
 
 
 def test_the_browsers_chat_gets_the_same_options_but_for_the_port() -> None:
-    assert _without_option(["chat", "--web-port", "9", "--ctx", "1k", "--web-port=9"], "--web-port") == ["chat", "--ctx", "1k"]
+    assert _without_option(["chat", "--web-port", "9", "--ctx", "1k", "--web-port=9"], "--web-port") == [
+        "chat",
+        "--ctx",
+        "1k",
+    ]

@@ -86,7 +86,13 @@ def test_bars_fill_their_width_and_show_every_part(width: int) -> None:
 
 
 def test_a_model_that_does_not_fit_says_what_is_missing() -> None:
-    plan = copy.deepcopy(PLAN) | {"fits": False, "missing_bytes": 120 * GIB, "missing_where": "RAM", "decode": None, "prefill": None}
+    plan = copy.deepcopy(PLAN) | {
+        "fits": False,
+        "missing_bytes": 120 * GIB,
+        "missing_where": "RAM",
+        "decode": None,
+        "prefill": None,
+    }
     plan["steps"][0]["gain"] = None
     assert "It cannot run: 120 GiB are missing in RAM." in drawn(plan)
     assert "it runs: up to" in drawn(plan)
@@ -122,7 +128,9 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "answer = answers[sys.argv[1]]\n"
         "print(json.dumps(answer)) if isinstance(answer, dict) else sys.exit('k2lite: ' + answer)\n"
     )
-    (tmp_path / "answers.json").write_text(json.dumps({"plan": PLAN, "inspect": {"totals": {"Q4_K": {"bytes": 9}, "F32": {"bytes": 1}}}}))
+    (tmp_path / "answers.json").write_text(
+        json.dumps({"plan": PLAN, "inspect": {"totals": {"Q4_K": {"bytes": 9}, "F32": {"bytes": 1}}}})
+    )
     monkeypatch.setattr(command_output, "_COMMAND", (sys.executable, str(script)))
     return tmp_path
 

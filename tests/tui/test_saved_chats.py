@@ -159,7 +159,9 @@ async def test_chats_are_renamed_deleted_and_brought_back_in_the_list(database: 
         await screen.pilot.press("enter")
         await screen.shows("better name")
         await screen.pilot.press("down", "delete")
-        await screen.shows("deleted: Ctrl+Z", )
+        await screen.shows(
+            "deleted: Ctrl+Z",
+        )
         assert "better name" not in screen.screen_text()
         await screen.pilot.press("ctrl+z")
         await screen.shows("better name")
@@ -215,7 +217,9 @@ async def test_a_chat_is_exported_and_comes_back_with_all_its_branches(database:
         ('{"format": "k2lite-chat", "version": 1, "chats": [{"title": 1}]}', "chat 0 of the file is damaged"),
     ],
 )
-async def test_a_file_that_is_no_export_is_refused(database: Path, tmp_path: Path, content: str, complaint: str) -> None:
+async def test_a_file_that_is_no_export_is_refused(
+    database: Path, tmp_path: Path, content: str, complaint: str
+) -> None:
     (tmp_path / "bad.json").write_text(content)
     async with chat(FakeEngine(), database=database) as screen:
         await screen.ready()

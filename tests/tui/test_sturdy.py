@@ -17,7 +17,9 @@ SHOWN = "[red]x[/red] [@click=app.exit]y[/] ␛[31mz␇ \ufffdabc\ufffd \ufffd2J
 
 
 def no_controls(screen: Chat) -> bool:
-    return not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in screen.screen_text().replace("\n", ""))
+    return not any(
+        ord(character) < 32 or 127 <= ord(character) < 160 for character in screen.screen_text().replace("\n", "")
+    )
 
 
 async def test_hostile_text_is_shown_wherever_it_turns_up(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ async def test_a_line_of_a_million_characters_stops_nobody(tmp_path: Path) -> No
         assert await screen.ask("and now?") == "Still here."
         await screen.shows("Still here.")
         stalls.sort()
-        print(f"1 MB line: longest stall {1000 * stalls[-1]:.0f} ms, 99 % under {1000 * stalls[len(stalls) * 99 // 100]:.0f} ms")
+        print(f"a line of 1 MB: the longest stall is {1000 * stalls[-1]:.0f} ms")
         assert stalls[-1] < 5.0
 
 
@@ -128,7 +130,9 @@ async def test_every_command_has_a_summary_and_survives_being_run(tmp_path: Path
 
 
 async def test_the_engine_is_restarted_by_a_command_after_its_death() -> None:
-    engine = FakeEngine([Script(error=EngineError("it was killed, most often because memory ran out")), Script(says("Back."))])
+    engine = FakeEngine(
+        [Script(error=EngineError("it was killed, most often because memory ran out")), Script(says("Back."))]
+    )
     async with chat(engine) as screen:
         await screen.ask("hello")
         await screen.shows("it was killed, most often because memory ran out")
@@ -152,7 +156,9 @@ async def test_a_model_without_a_word_more_than_its_events_ends_in_an_error() ->
 
 @pytest.mark.parametrize("theme", ["textual-dark", "textual-light", "ansi-dark", "ansi-light", "nord", "gruvbox"])
 async def test_every_kind_of_theme_shows_every_part(theme: str) -> None:
-    engine = FakeEngine([Script([("think", "hm"), *says("Some **text** and `code`.\n\n- item\n\n```python\nx = 1\n```\n")])])
+    engine = FakeEngine(
+        [Script([("think", "hm"), *says("Some **text** and `code`.\n\n- item\n\n```python\nx = 1\n```\n")])]
+    )
     async with chat(engine, theme=theme) as screen:
         await screen.ask("hello")
         await screen.shows("Some text and code.", "• item", "x = 1", "Thinking")

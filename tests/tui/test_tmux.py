@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE_S = 120
+PATIENCE_S = 240
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -76,6 +76,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_first_evening_with_the_demo_model(terminal: Terminal, tmp_path: Path) -> None:
     # The plain kernels are slow enough for a hand to stop an answer.
     terminal.start("--tools", "list_folder", "--temperature", "0", "--kernels", "reference")
@@ -83,9 +84,8 @@ def test_a_first_evening_with_the_demo_model(terminal: Terminal, tmp_path: Path)
     terminal.shows("ready", "k2lite demo")
 
     terminal.ask("How do I quantize Kimi K2?")
-    terminal.shows("How do I quantize Kimi K2?", "tok/s", "ctx ")
-    answered = terminal.until(lambda shown: "k2lite quantize" in shown and "first after" in shown)
-    assert "esc Stop" in answered
+    terminal.shows("How do I quantize Kimi K2?", "tok/s", "first after", "ctx ")
+    terminal.shows("k2lite quantize SRC DST", "no intermediate copy.")
 
     terminal.ask("Tell me all about yourself")
     terminal.shows("Tell me all about yourself", "I am the k2lite")
@@ -98,7 +98,8 @@ def test_a_first_evening_with_the_demo_model(terminal: Terminal, tmp_path: Path)
         terminal.press("BSpace")
     terminal.ask("What is an expert?")
     terminal.shows("‹ 2 of 2 ›", "What is an expert?")
-    terminal.until(lambda shown: "expert" in shown.split("What is an expert?")[-1] and "first after" in shown)
+    terminal.shows("An expert is a small feed-forward network", "the token best.")
+    time.sleep(1)
 
     terminal.ask("/search quantize")
     terminal.shows("message(s)")

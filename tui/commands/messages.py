@@ -21,7 +21,9 @@ async def edit(app: "ChatApp", argument: str) -> None:
         node = _numbered(app, questions, argument, "questions")
     else:
         chosen = app.chosen_node
-        node = chosen if chosen is not None and chosen.message.role == "user" else (questions[-1] if questions else None)
+        node = (
+            chosen if chosen is not None and chosen.message.role == "user" else (questions[-1] if questions else None)
+        )
     if node is None:
         app.say("There is no question to edit.")
         return
@@ -33,7 +35,11 @@ async def retry(app: "ChatApp", argument: str) -> None:
     path = app.conversation.path()
     node = app.chosen_node if app.chosen_node in path else None
     place = len(path) if node is None else path.index(node) + 1
-    questions = [number for number in range(place) if path[number].message.role == "user" and path[number].entry.kind == "message"]
+    questions = [
+        number
+        for number in range(place)
+        if path[number].message.role == "user" and path[number].entry.kind == "message"
+    ]
     if not questions:
         app.say("There is nothing to ask again.")
         return

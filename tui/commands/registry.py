@@ -62,7 +62,11 @@ def offers(app: "ChatApp", text: str) -> list[Offer]:
     name, space, argument = text[1:].partition(" ")
     if not space:
         return [
-            Offer(f"/{found.name} " if found.argument else f"/{found.name}", f"/{found.name} {found.argument}".strip(), found.summary)
+            Offer(
+                f"/{found.name} " if found.argument else f"/{found.name}",
+                f"/{found.name} {found.argument}".strip(),
+                found.summary,
+            )
             for found in sorted(COMMANDS.values(), key=lambda found: found.name)
             if found.name.startswith(name) and found.name != name
         ]

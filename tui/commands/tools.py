@@ -12,7 +12,9 @@ def _names(app: "ChatApp") -> list[str]:
     return [tool.name for tool in app.toolbox.tools]
 
 
-@command("tools", "offer tools to the model, or no longer", "[all|none|NAME ...]", lambda app: ["all", "none", *_names(app)])
+@command(
+    "tools", "offer tools to the model, or no longer", "[all|none|NAME ...]", lambda app: ["all", "none", *_names(app)]
+)
 async def tools(app: "ChatApp", argument: str) -> None:
     known = _names(app)
     if not argument:

@@ -1,4 +1,4 @@
-"""From a report about experts to a grid of cells of any size: layers downwards, experts to the right. Knows no screen."""
+"""From a report about experts to a grid of cells of any size: layers downwards, experts to the right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,11 @@ _HEAT_TO_LEVEL = bytes(
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What one cell shows: the tier most of its experts are in (as in ExpertReport.places), and how warm the warmest is."""
-
-    place: int
-    level: int
-
-
-@dataclass(frozen=True)
 class Grid:
-    """Rows of `places` and `levels`, one byte a cell. `first_layers` has the number of each row's first layer."""
+    """Rows of cells, one byte a cell: the tier that most of its experts are in, and how warm the warmest is.
+
+    Places are characters as in ExpertReport.places; `first_layers` has the number of each row's first layer.
+    """
 
     places: tuple[bytes, ...]
     levels: tuple[bytes, ...]
@@ -36,7 +31,7 @@ class Grid:
 
 
 def make_grid(report: ExpertReport, rows: int, columns: int) -> Grid:
-    """The report in at most `rows` x `columns` cells; a cell stands for several layers and experts where they do not fit."""
+    """The report in at most `rows` x `columns` cells; where that is too few, a cell stands for several experts."""
     layers = [places.encode("ascii", "replace") for places in report.places]
     warmth = [_levels(report, number) for number in range(len(layers))]
     if not layers or rows < 1 or columns < 1:

@@ -11,8 +11,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from k2lite.events import ExpertReport
-from tui.pacing import Pacer
 from tui.experts.grid import DRIVE, LEVELS, RAM, USED, Grid, make_grid
+from tui.pacing import Pacer
 
 _LABEL_WIDTH = 4
 # Getting what is drawn here onto the terminal takes twice as long again: together less than a twentieth of a core.

@@ -105,9 +105,10 @@ def _tier_line(rates: TierRates, width: int) -> Content:
     tier = rates.report
     top = tier.roof_bytes_per_s or max(rates.speeds, default=0.0)
     speed = f"{rates.bytes_per_s / 1e9:.3g} GB/s"
-    if rates.roof_share is not None and tier.roof_bytes_per_s:
-        roof = f"{tier.roof_bytes_per_s / 1e9:,.0f}"
-        speed = f"{rates.bytes_per_s / 1e9:,.{0 if tier.roof_bytes_per_s > 1e11 else 1}f} of {roof} GB/s ({100 * rates.roof_share:.0f} %)"
+    roof, share = tier.roof_bytes_per_s, rates.roof_share
+    if roof and share is not None:
+        digits = 0 if roof > 1e11 else 1
+        speed = f"{rates.bytes_per_s / 1e9:,.{digits}f} of {roof / 1e9:,.0f} GB/s ({100 * share:.0f} %)"
     room = f"{format_bytes(tier.used_bytes)}/{format_bytes(tier.capacity_bytes)}" if tier.capacity_bytes else ""
     text = f" {100 * rates.hit_share:3.0f} % hits · {speed} · {room}"
     bars = max(6, min(60, width - len(text) - 9))

@@ -143,16 +143,23 @@ class ChatsScreen(ModalScreen[ChosenChat | None]):
         found = self.query_one(OptionList)
         place = found.highlighted or 0
         found.clear_options()
-        self._chosen = [ChosenChat(chat.id) for chat in chats] + [ChosenChat(hit.chat_id, hit.message_id) for hit in hits]
+        self._chosen = [ChosenChat(chat.id) for chat in chats] + [
+            ChosenChat(hit.chat_id, hit.message_id) for hit in hits
+        ]
         self._titles = {chat.id: chat.title for chat in chats} | {hit.chat_id: hit.chat_title for hit in hits}
         found.add_options([Option(_chat_line(chat)) for chat in chats] + [Option(_hit_lines(hit)) for hit in hits])
         found.highlighted = min(place, len(self._chosen) - 1) if self._chosen else None
-        self._say(f"{len(chats)} chat(s)" + (f", {len(hits)}{'+' if len(hits) == 50 else ''} message(s)" if words else ""))
+        self._say(
+            f"{len(chats)} chat(s)" + (f", {len(hits)}{'+' if len(hits) == 50 else ''} message(s)" if words else "")
+        )
 
 
 def _chat_line(chat: Chat) -> Content:
     when = _when(chat.changed_at)
-    return Content.assemble(one_line(chat.title) or "untitled", (f"  #{chat.id} · {chat.message_count} messages · {when} · {one_line(chat.model)}", "dim"))
+    return Content.assemble(
+        one_line(chat.title) or "untitled",
+        (f"  #{chat.id} · {chat.message_count} messages · {when} · {one_line(chat.model)}", "dim"),
+    )
 
 
 def _hit_lines(hit: Hit) -> Content:

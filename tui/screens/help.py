@@ -30,10 +30,22 @@ class HelpScreen(ModalScreen[None]):
             Content.assemble((f"/{one.name} {one.argument}".ljust(width + 2), "$text-accent"), one.summary)
             for one in COMMANDS.values()
         ]
-        lines += [Content(), Content.styled("Keys (by their ids they get others: --key ID=KEY, or [keys] in the settings file)", "bold")]
+        lines += [
+            Content(),
+            Content.styled("Keys (by their ids they get others: --key ID=KEY, or [keys] in the settings file)", "bold"),
+        ]
         for binding in all_bindings():
             key = keymap.get(binding.id or "", binding.key).replace(",", ", ")
-            lines.append(Content.assemble((key.ljust(18), "$text-accent"), binding.description.ljust(20), (binding.id or "", "dim")))
-        lines += [Content(), Content("Up and Down go through what was asked before; @PATH attaches a text file; Tab takes what is offered.")]
+            lines.append(
+                Content.assemble(
+                    (key.ljust(18), "$text-accent"), binding.description.ljust(20), (binding.id or "", "dim")
+                )
+            )
+        lines += [
+            Content(),
+            Content(
+                "Up and Down go through what was asked before; @PATH attaches a text file; Tab takes what is offered."
+            ),
+        ]
         lines.append(Content("With a message chosen (Ctrl+Up), the letters beside “message.” above work on it."))
         return lines

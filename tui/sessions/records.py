@@ -36,7 +36,7 @@ class StoredEntry:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation as the list shows it. Times are seconds since 1970; `tip_id` is the end of the branch shown last."""
+    """A conversation as the list shows it. Times are seconds since 1970; `tip_id` ends the branch shown last."""
 
     id: int
     title: str

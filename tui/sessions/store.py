@@ -69,9 +69,7 @@ class SessionStore:
 
     def rename(self, chat_id: int, title: str) -> None:
         with self._writing() as connection:
-            connection.execute(
-                "update chat set title = ? where id = ?", (_storable(title)[:TITLE_CHARACTERS], chat_id)
-            )
+            connection.execute("update chat set title = ? where id = ?", (_storable(title)[:TITLE_CHARACTERS], chat_id))
 
     def change_settings(self, chat_id: int, model: str, settings: Mapping[str, Any]) -> None:
         with self._writing() as connection:

@@ -71,7 +71,9 @@ def get_time(arguments: Arguments) -> str:
     if not city:
         return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     wanted = city.lower().replace(" ", "_")
-    zones = sorted(zone for zone in zoneinfo.available_timezones() if wanted in (zone.lower(), zone.lower().split("/")[-1]))
+    zones = sorted(
+        zone for zone in zoneinfo.available_timezones() if wanted in (zone.lower(), zone.lower().split("/")[-1])
+    )
     if not zones:
         here = datetime.datetime.now().astimezone().strftime("%H:%M %Z")
         raise ToolError(f"no time zone is named after {city}; here it is {here}")

@@ -108,7 +108,9 @@ class McpConnection:
         except ToolError:
             raise
         except TimeoutError as error:
-            raise ToolError(f"the MCP server {self._server.name} has not answered for {_CALL_PATIENCE_S:.0f} s") from error
+            raise ToolError(
+                f"the MCP server {self._server.name} has not answered for {_CALL_PATIENCE_S:.0f} s"
+            ) from error
         except Exception as error:  # the library's, of many kinds
             raise ToolError(f"the MCP server {self._server.name}: {_reason(error)}") from error
 

@@ -81,7 +81,7 @@ _LONGEST_LINE_CHARACTERS = 3000
 
 
 class LineBreaker:
-    """Makes a new paragraph where a line goes on for thousands of characters: laying out one of a million takes minutes."""
+    """Makes a new paragraph where a line goes on for thousands of characters: one of a million would take minutes."""
 
     def __init__(self) -> None:
         self._length = 0

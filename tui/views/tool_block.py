@@ -39,7 +39,9 @@ class ToolBlock(MessageView):
 
     def compose(self) -> ComposeResult:
         yield Static(f"tool {one_line(self.call.name)}", markup=False, classes="name")
-        yield Static(printable(shortened(arguments_text(self.call), _SHOWN_CHARACTERS)), markup=False, classes="arguments")
+        yield Static(
+            printable(shortened(arguments_text(self.call), _SHOWN_CHARACTERS)), markup=False, classes="arguments"
+        )
         with Horizontal(classes="choices"):
             yield Button("Run once (y)", id="once", compact=True)
             yield Button("Always in this chat (a)", id="always", compact=True)
@@ -98,4 +100,6 @@ def arguments_text(call: ToolCall) -> str:
         return call.arguments
     if not isinstance(arguments, dict):
         return call.arguments
-    return "\n".join(f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in arguments.items())
+    return "\n".join(
+        f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in arguments.items()
+    )

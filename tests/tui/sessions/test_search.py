@@ -96,7 +96,9 @@ def test_a_capital_that_grows_shifts_nothing() -> None:
 def test_a_search_over_ten_thousand_messages_takes_less_than_100_ms(tmp_path: Path) -> None:
     store = SessionStore(tmp_path / "chats.db")
     store._connection.execute("pragma synchronous = off")
-    texts = [f"message {n}: the router of layer {n % 61} picks expert {n % 384} " + "and so on, " * 70 for n in range(10_000)]
+    texts = [
+        f"message {n}: the router of layer {n % 61} picks expert {n % 384} " + "and so on, " * 70 for n in range(10_000)
+    ]
     for begin in range(0, 10_000, 100):
         filled(store, *texts[begin : begin + 100])
     slowest = 0.0

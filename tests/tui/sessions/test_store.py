@@ -97,7 +97,12 @@ def test_a_chat_has_the_name_and_settings_it_was_given_last(store: SessionStore)
     store.change_settings(chat, "other model", {"system": None})
     store.set_tip(chat, ids[0])
     found = store.chat(chat)
-    assert (found.title, found.model, found.settings, found.tip_id) == ("better", "other model", {"system": None}, ids[0])
+    assert (found.title, found.model, found.settings, found.tip_id) == (
+        "better",
+        "other model",
+        {"system": None},
+        ids[0],
+    )
 
 
 def test_history_is_what_was_typed_oldest_first(store: SessionStore) -> None:
@@ -154,7 +159,9 @@ def test_a_file_of_the_first_version_is_migrated_with_its_messages(tmp_path: Pat
     old = sqlite3.connect(path, isolation_level=None)
     migrate(old, MIGRATIONS[:1])
     old.execute("insert into chat values (1, 'old', 'demo', '{}', 1, 5, 5, null)")
-    old.execute("insert into message values (1, 1, null, 'message', 'user', 'from long ago', '', '[]', '', '', 'stop', '{}', 5)")
+    old.execute(
+        "insert into message values (1, 1, null, 'message', 'user', 'from long ago', '', '[]', '', '', 'stop', '{}', 5)"
+    )
     old.close()
     store = SessionStore(path)
     assert [chat.title for chat in store.chats()] == ["old"]

@@ -62,7 +62,7 @@ async def test_an_expression_is_evaluated() -> None:
 
 async def test_an_expression_can_neither_write_files_nor_fill_the_memory(tmp_path: Path) -> None:
     target = tmp_path / "written"
-    result = await run("run_python", f'{{"expression": "open({str(target)!r}, \'w\').write(\'x\' * 9999)"}}')
+    result = await run("run_python", f"{{\"expression\": \"open({str(target)!r}, 'w').write('x' * 9999)\"}}")
     assert not target.exists() or target.stat().st_size == 0
     assert "9999" not in result
     assert "512 MiB" in await run("run_python", '{"expression": "len(bytearray(2**30))"}')
@@ -80,7 +80,10 @@ async def test_an_expression_that_never_ends_is_ended() -> None:
 
 
 async def test_what_is_wrong_with_a_call_is_told_to_the_model() -> None:
-    assert await run("nothing", "{}") == "error: there is no tool nothing; there are: get_time, list_folder, read_file, run_python"
+    assert (
+        await run("nothing", "{}")
+        == "error: there is no tool nothing; there are: get_time, list_folder, read_file, run_python"
+    )
     assert (await run("read_file", "{")).startswith("error: the arguments are not JSON")
     assert await run("read_file", "[]") == "error: the arguments are a list: they must be an object"
     assert await run("read_file", "{}") == "error: the argument path is missing or no text"

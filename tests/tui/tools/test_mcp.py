@@ -69,7 +69,9 @@ async def test_a_server_that_cannot_start_is_told_and_the_chat_goes_on(server: M
     engine = FakeEngine([Script(says("Yes."))])
     broken = McpServer("broken", ("/no/such/program",))
     async with chat(engine, mcp_servers=(broken,)) as screen:
-        await screen.until(lambda: any("the MCP server broken (/no/such/program) did not start" in e for e in screen.errors))
+        await screen.until(
+            lambda: any("the MCP server broken (/no/such/program) did not start" in e for e in screen.errors)
+        )
         assert await screen.ask("still there?") == "Yes."
 
 

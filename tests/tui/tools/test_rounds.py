@@ -56,7 +56,9 @@ async def test_a_no_runs_nothing_and_is_told_to_the_model(tmp_path: Path) -> Non
 
 
 async def test_always_holds_for_this_chat_and_this_tool_only(tmp_path: Path) -> None:
-    engine = FakeEngine([calling(tmp_path), calling(tmp_path, 1), Script(says("Done.")), calling(tmp_path, 2), Script(says("No."))])
+    engine = FakeEngine(
+        [calling(tmp_path), calling(tmp_path, 1), Script(says("Done.")), calling(tmp_path, 2), Script(says("No."))]
+    )
     async with chat(engine, tools=("all",)) as screen:
         await screen.ready()
         await screen.send("go")
