@@ -10,13 +10,11 @@ from pathlib import Path
 from k2lite import wire
 from k2lite.child_process import ChildProcess
 from k2lite.engine_options import EngineOptions
-from k2lite.events import EngineInfo, ExpertReport, Finished, LoadProgress, PrefillProgress, Request, Token
+from k2lite.events import AnswerEvent, EngineInfo, Finished, LoadProgress, Request
 from quant.errors import K2Error
 
 # -P keeps the folder the user happens to be in off the child's module path.
 CHILD_COMMAND = (sys.executable, "-P", "-m", "k2lite.engine_child")
-
-AnswerEvent = PrefillProgress | Token | ExpertReport | Finished
 
 _STOP_LOOK_S = 0.05
 

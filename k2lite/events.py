@@ -182,7 +182,8 @@ class ExpertReport:
     notes: tuple[str, ...] = ()
 
 
-Event = LoadProgress | PrefillProgress | Token | ExpertReport | Finished
+AnswerEvent = PrefillProgress | Token | ExpertReport | Finished
+Event = LoadProgress | AnswerEvent
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Engine(Protocol):
     def info(self) -> EngineInfo:
         """Facts about the loaded model. Only after `load` has ended."""
 
-    def generate(self, request: Request, stop: threading.Event) -> Iterator[PrefillProgress | Token | Finished]:
+    def generate(self, request: Request, stop: threading.Event) -> Iterator[AnswerEvent]:
         """Answer `request`. The last event is Finished; K2Error is raised when the request cannot be served.
 
         `stop` is looked at between tokens, prefill chunks and expert loads; what was generated stays usable.

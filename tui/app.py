@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from typing import ClassVar
 
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
@@ -44,8 +45,8 @@ class ChatApp(ChatActions, App[None]):
 
     TITLE = "k2lite"
     CSS_PATH = "chat.tcss"
-    BINDINGS: list[BindingType] = list(APP_BINDINGS)  # noqa: RUF012  # as the base class has it
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide"), (460, "-huge")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = list(APP_BINDINGS)
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide"), (460, "-huge")]  # noqa: RUF012  # as the base class has it
 
     def __init__(self, launch: Launch) -> None:
         super().__init__()

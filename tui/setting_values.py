@@ -40,7 +40,8 @@ def changed_settings(settings: ChatSettings, name: str, text: str) -> ChatSettin
     try:
         value = parse(text) if text else None
         if name not in _SAMPLING:
-            return replace(settings, **{name: value})
+            changes: dict[str, Any] = {name: value}
+            return replace(settings, **changes)
         sampling = {key: known for key, known in settings.sampling.items() if key != name}
         if value is not None:
             sampling[name] = value

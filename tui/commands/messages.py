@@ -1,6 +1,6 @@
 """Commands about single messages: edit, ask again, other branches, copy, go on."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from textual.widgets import Collapsible
 
@@ -10,6 +10,8 @@ from tui.conversation import Node
 
 if TYPE_CHECKING:
     from tui.app import ChatApp
+
+Item = TypeVar("Item")
 
 CONTINUE = "Continue exactly where you stopped."
 
@@ -115,7 +117,7 @@ def _last_answer(app: "ChatApp") -> Node | None:
     return answers[-1] if answers else None
 
 
-def _numbered(app: "ChatApp", items: list, argument: str, what: str):  # type: ignore[no-untyped-def,type-arg]
+def _numbered(app: "ChatApp", items: list[Item], argument: str, what: str) -> Item | None:
     if argument.isdecimal() and 1 <= int(argument) <= len(items):
         return items[int(argument) - 1]
     app.say(f"{argument} is none of the {len(items)} {what} here.")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
 
+from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region
@@ -20,6 +21,7 @@ _PAUSE_PER_DRAWING = 60
 _LABEL = Style(dim=True)
 
 Colour = tuple[int, int, int]
+LineKey = tuple[int, bytes, bytes, bytes, bytes]
 
 _DRIVE_COLOURS: tuple[Colour, ...] = ((38, 38, 42), (62, 62, 68), (92, 92, 100), (128, 128, 138))
 _RAM_COLOURS: tuple[Colour, ...] = ((22, 44, 92), (32, 68, 140), (48, 100, 190), (84, 146, 240))
@@ -47,7 +49,7 @@ class ExpertMap(Widget):
     def __init__(self) -> None:
         super().__init__()
         self._report: ExpertReport | None = None
-        self._keys: list[object] = []
+        self._keys: list[LineKey] = []
         self._strips: list[Strip] = []
         self._pacer = Pacer(pause_per_cost=_PAUSE_PER_DRAWING)
 
@@ -75,7 +77,7 @@ class ExpertMap(Widget):
         if not self.display or not height or width <= _LABEL_WIDTH:
             return
         signs = self.draws_signs
-        keys: list[object] = []
+        keys: list[LineKey] = []
         if self._report is not None:
             rows = height if signs else 2 * height
             grid = make_grid(self._report, rows, width - _LABEL_WIDTH)
@@ -97,7 +99,7 @@ class ExpertMap(Widget):
         return Strip.blank(self.size.width)
 
 
-def _line_keys(grid: Grid, signs: bool) -> Iterator[tuple[int, bytes, bytes, bytes, bytes]]:
+def _line_keys(grid: Grid, signs: bool) -> Iterator[LineKey]:
     """What each line is made of: the first layer, and places and levels of its upper and its lower row of cells."""
     step = 1 if signs else 2
     for row in range(0, len(grid.places), step):
@@ -106,8 +108,8 @@ def _line_keys(grid: Grid, signs: bool) -> Iterator[tuple[int, bytes, bytes, byt
         yield (grid.first_layers[row], grid.places[row], grid.levels[row], *below)
 
 
-def _strip(key: object, signs: bool) -> Strip:
-    first, places, levels, places_below, levels_below = key  # type: ignore[misc]
+def _strip(key: LineKey, signs: bool) -> Strip:
+    first, places, levels, places_below, levels_below = key
     segments = [Segment(f"{first:>{_LABEL_WIDTH - 1}} ", _LABEL)]
     if signs:
         cells = zip(places, levels, strict=True)
@@ -143,9 +145,7 @@ def colour_of(place: int, level: int) -> Colour:
     return _CARD_COLOURS[(place - 48) % len(_CARD_COLOURS)][level]
 
 
-def _rich(colour: Colour):  # type: ignore[no-untyped-def]
-    from rich.color import Color
-
+def _rich(colour: Colour) -> Color:
     return Color.from_rgb(*colour)
 
 

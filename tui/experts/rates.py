@@ -74,7 +74,8 @@ def merged(name: str, tiers: Sequence[TierRates]) -> TierRates:
         sum(report.busy_s for report in reports),
         sum(roofs) if len(roofs) == len(reports) else None,
     )
-    speeds = deque(map(sum, zip(*(rates.speeds for rates in tiers), strict=False)), maxlen=KEPT_SAMPLES)
+    moments = zip(*(rates.speeds for rates in tiers), strict=False)
+    speeds = deque((float(sum(moment)) for moment in moments), maxlen=KEPT_SAMPLES)
     return TierRates(total, sum(r.hit_share for r in tiers), sum(r.bytes_per_s for r in tiers), speeds)
 
 

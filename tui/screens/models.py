@@ -1,6 +1,7 @@
 """The model files of a folder: size, type, whether and how fast they would run here."""
 
 import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import ClassVar
 
@@ -105,7 +106,7 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
         await self._cell(file, "here", verdict())
         return plan
 
-    async def _cell(self, file: ModelFile, column: str, work) -> None:  # type: ignore[no-untyped-def]
+    async def _cell(self, file: ModelFile, column: str, work: Awaitable[str]) -> None:
         try:
             text = await work
         except K2Error as error:

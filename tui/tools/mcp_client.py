@@ -12,7 +12,7 @@ from tui.errors import ToolError
 from tui.tools.tool import Arguments, Tool
 
 if TYPE_CHECKING:
-    from mcp import Client
+    from mcp import Client  # type: ignore[import-not-found,unused-ignore]
 
     from tui.launch import McpServer
 
@@ -59,8 +59,8 @@ class McpConnection:
             self._started.set()
 
     async def _serve(self) -> None:
-        from mcp import Client, StdioServerParameters
-        from mcp.client.stdio import stdio_client
+        from mcp import Client, StdioServerParameters  # type: ignore[import-not-found,unused-ignore]
+        from mcp.client.stdio import stdio_client  # type: ignore[import-not-found,unused-ignore]
 
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         command, *arguments = self._server.command
@@ -117,7 +117,7 @@ class McpConnection:
 
 def _need_mcp() -> None:
     try:
-        import mcp  # noqa: F401
+        import mcp  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
     except ImportError as error:
         raise ToolError("MCP servers need the package mcp: pip install 'k2lite[mcp]'") from error
 

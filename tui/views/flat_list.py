@@ -42,14 +42,14 @@ class FlatList(MarkdownList):
             self._blocks.clear()
             return
         usual: type[MarkdownList] = MarkdownOrderedList if self.ORDERED else MarkdownBulletList
-        yield from usual.compose(self)  # type: ignore[arg-type]
+        yield from usual.compose(self)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         if not self._items:
             return super().get_content_height(container, viewport, width)
         return self._text(width).plain.count("\n") + 1
 
-    def render(self) -> Content:  # type: ignore[override]
+    def render(self) -> Content:
         return self._text(self.content_size.width) if self._items else Content()
 
     def _text(self, width: int) -> Content:
@@ -72,7 +72,7 @@ class FlatOrderedList(FlatList):
 class FlatMarkdown(Markdown):
     """Markdown as models write it: no HTML, links opened by the app, lists that are cheap."""
 
-    BLOCKS: ClassVar[dict[str, type[MarkdownBlock]]] = Markdown.BLOCKS | {
+    BLOCKS = Markdown.BLOCKS | {  # as the base class has it
         "bullet_list_open": FlatBulletList,
         "ordered_list_open": FlatOrderedList,
     }

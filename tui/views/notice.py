@@ -1,7 +1,9 @@
 """Lines in the log that are no message of the conversation."""
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from k2lite.safe_text import one_line, printable
@@ -37,7 +39,7 @@ class Cut(MessageView):
 class EarlierMessages(Static, can_focus=True):
     """Stands for the messages before those that are shown; Enter brings some of them."""
 
-    BINDINGS = (Binding("enter", "show", "Show earlier"),)
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "show", "Show earlier")]
 
     def __init__(self, count: int) -> None:
         super().__init__(f"… {count:,} earlier messages: Enter or a click shows some of them", markup=False)
