@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from k2lite.cli.options import (
     UsageError,
@@ -13,16 +13,13 @@ from k2lite.cli.options import (
     add_compute_options,
     add_context_option,
     add_model,
-    add_option,
-    add_switch,
     engine_options,
-    positive,
     sampling_overrides,
     thinking_choice,
-    whole_number,
 )
 from k2lite.environment import data_folder
 from k2lite.safe_text import printable
+from tui.chat_options import DEFAULT_WEB_PORT, add_chat_options
 
 if TYPE_CHECKING:
     from tui.launch import Launch, McpServer
@@ -46,74 +43,13 @@ Every option can stand in the settings file (--config), by its name: ctx = "32k"
   "Commit message" = "Write a commit message for this diff: @…"
 """
 
-_DEFAULT_WEB_PORT = 8765
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
+    add_chat_options(parser)
     add_answer_options(parser)
     add_context_option(parser)
     add_compute_options(parser)
-    add_option(
-        parser,
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="settings file (default: chat.toml in the configuration folder)",
-    )
-    add_option(parser, "--theme", metavar="NAME", help="colours, as in textual-dark (default), nord, ansi-dark")
-    add_option(
-        parser,
-        "--models",
-        type=Path,
-        metavar="FOLDER",
-        help="where the model picker looks (default: MODEL's folder, or here)",
-    )
-    add_switch(parser, "--experts", help="show the map of the experts from the start")
-    sessions = parser.add_argument_group("conversations")
-    add_option(
-        sessions,
-        "--database",
-        type=Path,
-        metavar="FILE",
-        help="where conversations are saved (default: in the data folder)",
-    )
-    add_switch(sessions, "--no-save", help="save nothing")
-    add_switch(sessions, "-c", "--continue", help="go on with the chat of last time")
-    add_option(
-        sessions, "--open", type=whole_number, metavar="N", help="go on with chat N, as /chats and /search number them"
-    )
-    tools = parser.add_argument_group("tools")
-    add_option(
-        tools,
-        "--tools",
-        type=_names,
-        metavar="LIST",
-        help="tools to offer: all, none (default), or names divided by commas",
-    )
-    add_option(tools, "--allow-tool", type=_names, metavar="LIST", help="tools that may run without being asked for")
-    add_option(
-        tools, "--tool-rounds", type=positive, metavar="N", help="rounds of tools a question may take (default: 8)"
-    )
-    add_option(
-        tools,
-        "--mcp",
-        type=_server,
-        action="append",
-        metavar="NAME=COMMAND",
-        help="an MCP server over stdio; may be repeated",
-    )
-    screen = parser.add_argument_group("keys and browser")
-    add_option(
-        screen,
-        "--key",
-        type=_key,
-        action="append",
-        metavar="ID=KEY",
-        help="another key, as in app.experts=f8; may be repeated",
-    )
-    add_switch(screen, "--web", help="serve the chat to a browser on this machine, instead of the terminal")
-    add_option(screen, "--web-port", type=positive, metavar="N", help=f"its port (default: {_DEFAULT_WEB_PORT})")
 
 
 def add_defaults(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -196,7 +132,7 @@ def _serve(options: argparse.Namespace) -> int:
     make_launch(options)  # what is wrong with the options is said here, not in the browser
     without = [argument for argument in options.arguments if argument != "--web"]
     command = [sys.executable, "-P", "-m", "k2lite.cli.main", *_without_option(without, "--web-port")]
-    return serve(shlex.join(command), options.web_port or _DEFAULT_WEB_PORT)
+    return serve(shlex.join(command), options.web_port or DEFAULT_WEB_PORT)
 
 
 def _without_option(arguments: Sequence[str], name: str) -> list[str]:
@@ -253,28 +189,3 @@ def _keys(options: argparse.Namespace) -> dict[str, str]:
         return checked_keymap(keys)
     except K2Error as error:
         raise UsageError(str(error)) from error
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    return () if names == ("none",) else names
-
-
-def _key(text: str) -> tuple[str, str]:
-    name, equals, key = text.partition("=")
-    if not equals or not name or not key:
-        raise ValueError(f"{text!r} is not of the form ID=KEY, as in app.experts=f8")
-    return name, key
-
-
-def _server(text: str) -> "Any":
-    from tui.launch import McpServer
-
-    name, equals, command = text.partition("=")
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise ValueError(f"{text!r}: {error}") from error
-    if not equals or not name or not words:
-        raise ValueError(f"{text!r} is not of the form NAME=COMMAND")
-    return McpServer(name, tuple(words))
