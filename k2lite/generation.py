@@ -26,7 +26,7 @@ from k2lite.prefix_cache import PrefixCache
 from k2lite.prompt import render_prompt
 from k2lite.sampling import REPEAT_WINDOW_TOKENS, sample
 from offload.state import Stopped
-from quant.errors import RequestError
+from quant.errors import ContextFullError, RequestError
 
 if TYPE_CHECKING:
     from k2lite.load import LoadedModel
@@ -159,7 +159,7 @@ class Generation:
 def completion_limit(prompt_tokens: int, context_tokens: int, max_tokens: int | None) -> int:
     """How many tokens may follow the prompt. Raises RequestError when there is no room for any, or none are wanted."""
     if prompt_tokens >= context_tokens:
-        raise RequestError(
+        raise ContextFullError(
             f"the prompt has {prompt_tokens} tokens, but the context holds {context_tokens} with the answer: "
             "shorten the prompt, begin a new conversation or start with a larger --ctx"
         )

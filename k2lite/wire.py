@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_args
 
 from k2lite.events import EngineInfo, Event, Message, Request, Sampling, TierReport, ToolCall
@@ -28,8 +28,14 @@ def decode(fields: Fields) -> Answer:
     kind = fields.pop("kind")
     if kind in _ANSWERS:
         return _record(_ANSWERS[kind], fields)
-    errors = {known.__name__: known for known in K2Error.__subclasses__()}
+    errors = {known.__name__: known for known in _subclasses(K2Error)}
     return errors.get(kind, EngineError)(fields["message"])
+
+
+def _subclasses(kind: type[K2Error]) -> Iterator[type[K2Error]]:
+    for known in kind.__subclasses__():
+        yield known
+        yield from _subclasses(known)
 
 
 def encode_request(request: Request) -> Fields:

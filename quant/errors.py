@@ -29,6 +29,10 @@ class RequestError(K2Error):
     """A request cannot be served as asked (prompt longer than the context, sampling out of range)."""
 
 
+class ContextFullError(RequestError):
+    """The prompt alone fills the context: it must become shorter, or the conversation begin anew."""
+
+
 class EngineError(K2Error):
     """The engine stopped working: its process died or the model could not be loaded."""
 

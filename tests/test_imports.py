@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("quant", "offload", "k2lite", "tui")  # each may import itself and those before it
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 SCREEN_MODULES = [
-    ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "tui").glob("*.py"))
+    ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "tui").rglob("*.py"))
 ]
 
 

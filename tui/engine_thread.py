@@ -22,6 +22,10 @@ class EngineThread:
         """Take no more work; the thread ends with what it is doing now."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
+    async def run(self, work: Callable[[], Item]) -> Item:
+        """Call `work` in the thread, after what it is doing now."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
     async def iterate(self, start: Callable[[], Iterator[Item]]) -> AsyncIterator[Item]:
         """The items of `start()`, which is called and iterated in the thread; raises what it raises."""
         loop = asyncio.get_running_loop()

@@ -1,8 +1,13 @@
 """How often the screen may be changed, and how fast tokens come."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import TypeVar
+
+from k2lite.events import Token
+
+Item = TypeVar("Item")
 
 SHORTEST_PAUSE_S = 0.05
 # A flush may take a fifth of the time, whatever it costs: the keyboard stays quick.
@@ -14,8 +19,9 @@ _RATE_WINDOW_S = 5.0
 class Pacer:
     """Decides when the next flush is due, from how long the last one took."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, pause_per_cost: float = _PAUSE_PER_COST) -> None:
         self._clock = clock
+        self._pause_per_cost = pause_per_cost
         self._not_before = clock()
 
     def due(self) -> bool:
@@ -25,7 +31,7 @@ class Pacer:
     def flushed(self, started: float) -> None:
         """A flush that began at `started` has just ended."""
         now = self._clock()
-        self._not_before = now + max(SHORTEST_PAUSE_S, _PAUSE_PER_COST * (now - started))
+        self._not_before = now + max(SHORTEST_PAUSE_S, self._pause_per_cost * (now - started))
 
     def now(self) -> float:
         """The clock that `flushed` wants its beginning in, seconds."""
@@ -57,3 +63,11 @@ class RateMeter:
         """0 before the second token."""
         span = self._times[-1] - self._times[0] if self._times else 0.0
         return (len(self._times) - 1) / span if span > 0 else 0.0
+
+
+def metered(events: Iterator[Item], meter: RateMeter) -> Iterator[Item]:
+    """The same events, every token counted as it comes."""
+    for event in events:
+        if isinstance(event, Token) and event.id is not None:
+            meter.tick()
+        yield event

@@ -9,43 +9,48 @@ _REASONS = {"stop": "", "length": " · cut off: no room left or limit reached", 
 STARTING = "starting the engine"
 READY = "ready"
 UNLOADED = "no model is loaded: the next question tries again"
+STOPPING = "stopping"
 
 
-def load_status(progress: LoadProgress) -> str:
-    """As in "loading 1.2 of 4.8 GiB (25 %)"."""
+def load_status(progress: LoadProgress, elapsed_s: float = 0.0) -> str:
+    """As in "loading 1.2 of 4.8 GiB (25 %) 0:30 left"; the time once there is something to go by."""
     share = _percent(progress.done_bytes, progress.total_bytes)
-    return (
+    line = (
         f"{_STAGES[progress.stage]} {format_bytes(progress.done_bytes)} of "
         f"{format_bytes(progress.total_bytes)} ({share})"
     )
-
-
-def prefill_status(progress: PrefillProgress) -> str:
-    """As in "prompt 12,288/30,100 (41 %) 210 tok/s ETA 1:25"."""
-    line = (
-        f"prompt {progress.done_tokens:,}/{progress.total_tokens:,} "
-        f"({_percent(progress.done_tokens, progress.total_tokens)})"
-    )
-    computed = progress.done_tokens - progress.cached_tokens
-    if computed and progress.elapsed_s > 0:
-        rate = computed / progress.elapsed_s
-        left = (progress.total_tokens - progress.done_tokens) / rate
-        line += f" {rate:.1f} tok/s ETA {format_duration(left)}"
-    elif progress.cached_tokens:
-        line += f" {progress.cached_tokens:,} of them kept"
+    if elapsed_s >= 1 and progress.done_bytes:
+        left = (progress.total_bytes - progress.done_bytes) * elapsed_s / progress.done_bytes
+        line += f" {format_duration(left)} left"
     return line
 
 
-def decode_status(rate: float, tokens: int, used_tokens: int, context_tokens: int) -> str:
-    """As in "4.8 tok/s · 1,204 tok · ctx 31,304/131,072 (24 %)"."""
-    return f"{rate:.1f} tok/s · {tokens:,} tok · {_context(used_tokens, context_tokens)}"
+def prefill_status(progress: PrefillProgress) -> str:
+    """As in "prompt 12,288 / 30,100 tokens (41 %), 210 tok/s, 1:25 left"."""
+    line = (
+        f"prompt {progress.done_tokens:,} / {progress.total_tokens:,} tokens "
+        f"({_percent(progress.done_tokens, progress.total_tokens)})"
+    )
+    computed = progress.done_tokens - progress.cached_tokens
+    if computed > 0 and progress.elapsed_s > 0:
+        rate = computed / progress.elapsed_s
+        left = (progress.total_tokens - progress.done_tokens) / rate
+        line += f", {rate:.1f} tok/s, {format_duration(left)} left"
+    elif progress.cached_tokens:
+        line += f", {progress.cached_tokens:,} of them kept"
+    return line
 
 
-def finished_status(finished: Finished, context_tokens: int) -> str:
+def decode_status(rate: float, tokens: int, first_token_s: float | None = None) -> str:
+    """As in "4.8 tok/s · 1,204 tok · first after 0.8 s"."""
+    first = "" if first_token_s is None else f" · first after {_seconds(first_token_s)}"
+    return f"{rate:.1f} tok/s · {tokens:,} tok{first}"
+
+
+def finished_status(finished: Finished, first_token_s: float | None = None) -> str:
     """The same with the mean rate, and how the answer ended when that was not by itself."""
-    used = finished.prompt_tokens + finished.completion_tokens
-    line = decode_status(finished.decode_tokens_per_s, finished.completion_tokens, used, context_tokens)
-    return f"{line}{_REASONS[finished.reason]}"
+    line = decode_status(finished.decode_tokens_per_s, finished.completion_tokens, first_token_s)
+    return f"{line}{_REASONS.get(finished.reason, '')}"
 
 
 def title(info: EngineInfo) -> str:
@@ -55,8 +60,13 @@ def title(info: EngineInfo) -> str:
     )
 
 
-def _context(used: int, total: int) -> str:
+def context_gauge(used: int, total: int) -> str:
+    """As in "ctx 31,304/131,072 (24 %)"."""
     return f"ctx {used:,}/{total:,} ({_percent(used, total)})"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 10 else format_duration(seconds)
 
 
 def _percent(part: int, whole: int) -> str:

@@ -23,7 +23,8 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command lives. Its module has DESCRIPTION, EXAMPLES, add_options(parser) and execute(options) -> status.
+    """Where a command lives. Its module has DESCRIPTION, EXAMPLES, add_options(parser) and execute(options) -> status,
+    and may have add_defaults(parser, arguments) for defaults from a file that the arguments name.
 
     The module is imported only when its command is used. The screen's command lives with the screen: naming it here
     as text keeps this package free of imports from it.
@@ -125,6 +126,8 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         module.add_options(chosen)
+        if hasattr(module, "add_defaults"):
+            module.add_defaults(chosen, arguments)
         chosen.set_defaults(execute=module.execute)
     return parser
 

@@ -81,7 +81,7 @@ def seed(text: str) -> int:
 
 
 def add_option(
-    parser: argparse.ArgumentParser,
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
     *names: str,
     type: Callable[[str], Any] = str,
     choices: tuple[str, ...] | None = None,
@@ -95,10 +95,11 @@ def add_option(
     text = option_from_environment(names[-1])
     if text is not None:
         default = _from_variable(twin_name(names[-1]), text, type, choices)
+        default = [default] if rest.get("action") == "append" else default
     parser.add_argument(*names, type=readable_errors(type), choices=choices, default=default, **rest)
 
 
-def add_switch(parser: argparse.ArgumentParser, *names: str, help: str) -> None:
+def add_switch(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *names: str, help: str) -> None:
     """Add an option without a value. Its variable may be 1 or 0."""
     text = option_from_environment(names[-1])
     default = text is not None and _from_variable(twin_name(names[-1]), text, str, ("0", "1")) == "1"

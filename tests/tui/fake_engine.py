@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from k2lite.events import (
     Channel,
@@ -14,6 +15,7 @@ from k2lite.events import (
     Request,
     Sampling,
     Token,
+    ToolCall,
 )
 from quant.errors import K2Error
 
@@ -26,13 +28,17 @@ WAIT_S = 60  # far longer than a test waits for what comes of it
 class Script:
     """One answer: `pieces` are (channel, text) of one token each, then comes `error` or the end.
 
-    With `waits` the answer stays open after its last piece until it is stopped.
+    With `waits` the answer stays open after its last piece until it is stopped, or the engine's `go_on` is set.
+    `calls` are the tools that it asks for at its end, `news` events that come before the first piece.
     """
 
     pieces: Sequence[tuple[Channel, str]] = ()
     error: K2Error | None = None
     waits: bool = False
     prefill: Sequence[PrefillProgress] = ()
+    calls: tuple[ToolCall, ...] = ()
+    news: Sequence[Any] = ()
+    delay_s: float = 0.0
 
 
 def says(text: str, size: int = 4) -> list[tuple[Channel, str]]:
@@ -55,6 +61,8 @@ class FakeEngine:
     overlapped: bool = False
     running: int = 0
     waiting: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    info_: EngineInfo = INFO
 
     def __post_init__(self) -> None:
         self.loading.set()
@@ -68,7 +76,7 @@ class FakeEngine:
             raise self.load_errors.pop(0)
 
     def info(self) -> EngineInfo:
-        return INFO
+        return self.info_
 
     def generate(self, request: Request, stop: threading.Event) -> Iterator[PrefillProgress | Token | Finished]:
         self.overlapped |= self.running > 0
@@ -85,22 +93,26 @@ class FakeEngine:
     def _play(self, script: Script, stop: threading.Event) -> Iterator[PrefillProgress | Token | Finished]:
         yield PrefillProgress(PROMPT_TOKENS, PROMPT_TOKENS, 0, 0.1)
         yield from script.prefill
+        yield from script.news
         shown: list[tuple[Channel, str]] = []
         for channel, text in script.pieces:
             if stop.is_set():
                 break
+            if script.delay_s:
+                stop.wait(script.delay_s)
             shown.append((channel, text))
             yield Token(len(shown), text, channel)
         if script.error is not None:
             raise script.error
         if script.waits:
             self.waiting.set()
-            stop.wait(WAIT_S)
-        yield _finished(shown, "cancelled" if stop.is_set() else "stop")
+            while not (stop.wait(0.01) or self.go_on.is_set()):
+                pass
+        yield _finished(shown, "cancelled" if stop.is_set() else "stop", script.calls)
 
 
-def _finished(shown: list[tuple[Channel, str]], reason: FinishReason) -> Finished:
+def _finished(shown: list[tuple[Channel, str]], reason: FinishReason, calls: tuple[ToolCall, ...]) -> Finished:
     def joined(wanted: Channel) -> str:
         return "".join(text for channel, text in shown if channel == wanted)
 
-    return Finished(reason, joined("answer"), joined("think"), (), PROMPT_TOKENS, 0, len(shown), 0.1, 1.0, 5)
+    return Finished(reason, joined("answer"), joined("think"), calls, PROMPT_TOKENS, 0, len(shown), 0.1, 1.0, 5)

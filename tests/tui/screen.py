@@ -4,15 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from textual.pilot import Pilot
 from textual.widgets import Markdown, Static
 
 from tests.tui.fake_engine import FakeEngine
-from tui.answer import Answer
 from tui.app import ChatApp
 from tui.conversation import ChatSettings
+from tui.launch import Launch
 from tui.prompt import Prompt
+from tui.views.answer import Answer
 
 
 @dataclass
@@ -32,7 +34,11 @@ class Chat:
 
     async def shows(self, *texts: str) -> None:
         """Wait until all of `texts` can be read on the screen."""
-        await self.until(lambda: all(text in self.screen_text() for text in texts))
+        try:
+            await self.until(lambda: all(text in self.screen_text() for text in texts))
+        except TimeoutError as error:
+            missing = [text for text in texts if text not in self.screen_text()]
+            raise AssertionError(f"not on the screen: {missing}\n{self.screen_text()}") from error
 
     async def send(self, text: str) -> None:
         """Write into the box and press Enter."""
@@ -45,7 +51,7 @@ class Chat:
         asked = len(self.engine.requests)
         await self.send(text)
         await self.until(lambda: len(self.engine.requests) > asked and not self.app.busy)
-        return self.answers[-1]
+        return self.answers[-1] if self.answers else ""
 
     @property
     def answers(self) -> list[str]:
@@ -67,6 +73,19 @@ class Chat:
     def last_answer(self) -> Answer:
         return self.app.query(Answer).last()
 
+    @property
+    def gauge(self) -> str:
+        return self.text_of("#gauge")
+
+    async def ready(self) -> None:
+        """Wait until the model is loaded."""
+        await self.until(lambda: self.status == "ready" and not self.app.busy)
+
+    async def command(self, text: str) -> None:
+        """Write a command and run it."""
+        await self.send(text)
+        await self.pilot.pause()
+
     def text_of(self, selector: str) -> str:
         return str(self.app.query_one(selector, Static).render())
 
@@ -77,13 +96,18 @@ class Chat:
 
 
 @asynccontextmanager
-async def chat(engine: FakeEngine, settings: ChatSettings | None = None) -> AsyncIterator[Chat]:
-    """A running app of 80 x 24 characters; at the end no two answers may have overlapped."""
-    app = ChatApp(engine, settings)
+async def chat(
+    engine: FakeEngine,
+    settings: ChatSettings | None = None,
+    size: tuple[int, int] = (80, 24),
+    **launch: Any,
+) -> AsyncIterator[Chat]:
+    """A running app of 80 x 24 characters; at the end no two answers may have overlapped. Saves nothing by itself."""
+    app = ChatApp(Launch(lambda choice: engine, settings or ChatSettings(), **launch))
     told: list[str] = []
     notify = app.notify
     app.notify = lambda message, **options: (told.append(message), notify(message, **options))  # type: ignore
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=size) as pilot:
         yield Chat(app, engine, pilot, told)
     engine.close()
     assert not engine.overlapped

@@ -15,7 +15,8 @@ async def test_enter_streams_an_answer_and_counts_it() -> None:
     async with chat(FakeEngine([Script(says("The **fox** jumps."))])) as screen:
         assert await screen.ask("What does it do?") == "The **fox** jumps."
         await screen.shows("The fox jumps.", "What does it do?")
-        assert screen.status == "4.0 tok/s · 5 tok · ctx 15/1,000 (2 %)"
+        assert screen.status.startswith("4.0 tok/s · 5 tok · first after ")
+        assert screen.gauge == "ctx 15/1,000 (2 %)"
         assert screen.prompt.text == ""
 
 
@@ -29,16 +30,16 @@ async def test_loading_shows_its_progress_and_then_the_model() -> None:
         assert screen.text_of("#title") == "fake model · Q4_K · 1.00 GiB · context 1,000"
 
 
-async def test_a_question_while_loading_stays_in_the_box() -> None:
+async def test_a_question_while_loading_is_asked_when_the_model_is_there() -> None:
     engine = FakeEngine([Script(says("Hi."))])
     engine.loading.clear()
     async with chat(engine) as screen:
         await screen.send("early")
-        await screen.until(lambda: screen.told == ["Not yet: the model is loading. Your text stays."])
-        assert screen.prompt.text == "early"
+        await screen.shows("next: early")
+        assert engine.requests == []
         engine.loading.set()
-        assert await screen.ask("early") == "Hi."
-        assert len(engine.requests) == 1
+        await screen.until(lambda: screen.answers == ["Hi."])
+        assert "next:" not in screen.screen_text()
 
 
 async def test_escape_stops_and_keeps_the_text_for_the_next_turn() -> None:
@@ -73,19 +74,32 @@ async def test_a_stop_before_the_first_token_gives_the_question_back() -> None:
         assert engine.requests[1].messages == (Message("user", "better"),)
 
 
-async def test_a_second_question_waits_in_the_box_until_the_answer_is_there() -> None:
+async def test_a_second_question_waits_its_turn() -> None:
     engine = FakeEngine([Script(says("One."), waits=True), Script(says("Two."))])
     async with chat(engine) as screen:
-        await screen.until(lambda: screen.status == "ready")
+        await screen.ready()
         await screen.send("first")
-        await screen.until(lambda: len(engine.requests) == 1)
+        await screen.until(engine.waiting.is_set)
+        await screen.send("second\nline")
+        await screen.shows("next: second line")
+        assert screen.prompt.text == ""
+        engine.go_on.set()
+        await screen.until(lambda: screen.answers == ["One.", "Two."])
+        assert engine.requests[1].messages[-1].content == "second\nline"
+
+
+async def test_what_waits_comes_back_when_the_answer_before_it_is_stopped() -> None:
+    engine = FakeEngine([Script(says("One."), waits=True)])
+    async with chat(engine) as screen:
+        await screen.ready()
+        await screen.send("first")
+        await screen.until(engine.waiting.is_set)
         await screen.send("second")
-        await screen.until(lambda: len(screen.told) == 1)
-        assert screen.prompt.text == "second"
+        await screen.send("third")
         await screen.pilot.press("escape")
         await screen.until(lambda: not screen.app.busy)
-        await screen.pilot.press("enter")
-        await screen.until(lambda: screen.answers == ["One.", "Two."])
+        assert screen.prompt.text == "second\n\nthird"
+        assert len(engine.requests) == 1
 
 
 async def test_prompt_progress_is_shown_while_it_is_made() -> None:
@@ -93,7 +107,7 @@ async def test_prompt_progress_is_shown_while_it_is_made() -> None:
     async with chat(FakeEngine([script])) as screen:
         await screen.until(lambda: screen.status == "ready")
         await screen.send("a long text")
-        await screen.until(lambda: screen.status == "prompt 12,288/30,100 (41 %) 210.1 tok/s ETA 1:25")
+        await screen.until(lambda: screen.status == "prompt 12,288 / 30,100 tokens (41 %), 210.1 tok/s, 1:25 left")
         await screen.pilot.press("escape")
         await screen.until(lambda: not screen.app.busy)
 
@@ -132,6 +146,7 @@ async def test_the_death_of_the_engine_is_a_message_and_the_next_question_loads_
         await screen.ask("hello")
         assert screen.errors == ["it was killed"]
         assert screen.answers == ["Half"]
+        await screen.shows("ended by an error")
         assert screen.status == "no model is loaded: the next question tries again"
         assert await screen.ask("again") == "Alive."
         assert engine.loads == 2

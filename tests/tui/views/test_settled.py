@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import tui.settled
-from tui.settled import SettledText
+import tui.views.settled
+from tui.views.settled import SettledText
 
 MIXED = """# Title
 
@@ -102,9 +102,9 @@ def test_the_line_between_settled_and_waiting(text: str, settled: str, tail: str
 
 def test_a_long_list_takes_time_in_proportion_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[str] = []
-    pattern = tui.settled._ITEM_OR_ROW
+    pattern = tui.views.settled._ITEM_OR_ROW
     counting = SimpleNamespace(match=lambda line: (looked_at.append(line), pattern.match(line))[1])
-    monkeypatch.setattr(tui.settled, "_ITEM_OR_ROW", counting)
+    monkeypatch.setattr(tui.views.settled, "_ITEM_OR_ROW", counting)
     settled = SettledText()
     for number in range(300):
         assert settled.push(f"- item number {number}\n") == ""

@@ -75,3 +75,31 @@ class SettledText:
                 return 0
             self._scanned += len(line) + 1
         return 0
+
+
+_LONGEST_LINE_CHARACTERS = 3000
+
+
+class LineBreaker:
+    """Makes a new paragraph where a line goes on for thousands of characters: one of a million would take minutes."""
+
+    def __init__(self) -> None:
+        self._length = 0
+
+    def push(self, text: str) -> str:
+        """`text` with breaks put in where they are needed."""
+        if "\n" not in text and self._length + len(text) <= _LONGEST_LINE_CHARACTERS:
+            self._length += len(text)
+            return text
+        return "\n".join(self._line(line, number > 0) for number, line in enumerate(text.split("\n")))
+
+    def _line(self, line: str, begins: bool) -> str:
+        if begins:
+            self._length = 0
+        pieces = []
+        while self._length + len(line) > _LONGEST_LINE_CHARACTERS:
+            room = _LONGEST_LINE_CHARACTERS - self._length
+            pieces.append(line[:room])
+            line, self._length = line[room:], 0
+        self._length += len(line)
+        return "\n\n".join([*pieces, line])

@@ -1,0 +1,193 @@
+"""What the chat's screen costs: `python -m benchmarks.screen`.
+
+A fake engine streams 2,000 tokens at 200 a second into a real terminal's driver (a pseudo-terminal that somebody
+empties), with the app in a process of its own, as it is used. Measured are the processor time of the whole process,
+how late the event loop is (it is asked every 5 ms), and that every token is drawn. `--list` streams a list of
+forty items instead of prose, `--load` lets a load of the same length go before, with progress 20 times a second.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from fcntl import ioctl
+
+from k2lite.events import (
+    EngineInfo,
+    Finished,
+    LoadProgress,
+    PrefillProgress,
+    Request,
+    Sampling,
+    Token,
+)
+
+TOKENS, TOKENS_PER_S = 2000, 200
+_ASKED_EVERY_S = 0.005
+_PROSE = (
+    "Experts",
+    " that",
+    " are",
+    " used",
+    " often",
+    " stay",
+    " on",
+    " a",
+    " **card**",
+    ",",
+    " the",
+    " `rest`",
+    " in",
+    " RAM",
+    ".",
+)
+
+
+class SteadyEngine:
+    """Implements events.Engine: tokens at an even pace, whoever reads them."""
+
+    def __init__(self, pieces: list[str], load_s: float) -> None:
+        self._pieces, self._load_s = pieces, load_s
+
+    def load(self) -> Iterator[LoadProgress]:
+        steps = round(self._load_s * 20)
+        for step in range(steps):
+            time.sleep(0.05)
+            yield LoadProgress(step * 2**30, steps * 2**30)
+
+    def info(self) -> EngineInfo:
+        return EngineInfo("steady", 100_000, 2**30, "none", Sampling())
+
+    def generate(self, request: Request, stop: threading.Event) -> Iterator[PrefillProgress | Token | Finished]:
+        yield PrefillProgress(10, 10, 0, 0.1)
+        started = time.perf_counter()
+        for number, piece in enumerate(self._pieces):
+            time.sleep(max(0.0, started + number / TOKENS_PER_S - time.perf_counter()))
+            yield Token(number, piece, "answer")
+        seconds = time.perf_counter() - started
+        yield Finished("stop", "".join(self._pieces), "", (), 10, 0, len(self._pieces), 0.1, seconds, 0)
+
+    def close(self) -> None:
+        pass
+
+
+def pieces_of(kind: str) -> list[str]:
+    """The tokens of an answer."""
+    if kind == "list":
+        item = ["- ", "**Item**", " with", " some", " words", " and", " `code`", " in", " it", "\n"]
+        block = item * 40 + ["\n", "And", " on", ".", "\n\n"]
+        return (block * (TOKENS // len(block) + 1))[:TOKENS]
+    words = [
+        word if number % 90 else f"{word}\n\n" for number, word in enumerate(_PROSE * (TOKENS // len(_PROSE) + 1), 1)
+    ]
+    return words[:TOKENS]
+
+
+async def measure(kind: str, load_s: float) -> dict[str, float | str | bool]:
+    """Run the app in this process, on the terminal it has; returns the figures."""
+    from tui.app import ChatApp
+    from tui.launch import Launch
+
+    pieces = pieces_of(kind)
+    engine = SteadyEngine(pieces, load_s)
+    app = ChatApp(Launch(lambda choice: engine))
+    late: list[float] = []
+    figures: dict[str, float | str | bool] = {}
+
+    async def watch() -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(_ASKED_EVERY_S)
+            late.append(time.perf_counter() - before - _ASKED_EVERY_S)
+
+    async def play() -> None:
+        await asyncio.sleep(0.3 if load_s else 1.0)
+        watching = asyncio.ensure_future(watch())
+        busy, began = time.process_time(), time.perf_counter()
+        app.send("go")
+        while app.busy or app.queue:
+            await asyncio.sleep(0.05)
+        seconds = time.perf_counter() - began
+        busy = time.process_time() - busy
+        watching.cancel()
+        late.sort()
+        drawn = "".join(view.source for view in app.query("FlatMarkdown"))  # type: ignore[attr-defined]
+        figures.update(
+            answer=kind,
+            tokens=len(pieces),
+            seconds=round(seconds, 2),
+            all_drawn=drawn == "".join(pieces),
+            stall_p99_ms=round(1000 * late[len(late) * 99 // 100], 1),
+            stall_longest_ms=round(1000 * late[-1], 1),
+            cpu_share_of_a_core=round(busy / seconds, 3),
+        )
+        app.exit()
+
+    playing = asyncio.ensure_future(play())
+    await app.run_async()
+    await playing
+    return figures
+
+
+def run_in_terminal(kind: str, load_s: float, columns: int, rows: int) -> dict[str, float | str | bool]:
+    """The same in a child process that has a terminal of its own."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    read, write = os.pipe()
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.screen",
+        "--child",
+        str(write),
+        "--load",
+        str(load_s),
+        "--answer",
+        kind,
+    ]
+    environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, pass_fds=[write])
+    os.close(theirs)
+    os.close(write)
+    emptying = threading.Thread(target=_empty, args=(ours,), daemon=True)
+    emptying.start()
+    with os.fdopen(read) as pipe:
+        figures: dict[str, float | str | bool] = json.loads(pipe.read())
+    child.wait()
+    return figures
+
+
+def _empty(terminal: int) -> None:
+    try:
+        while os.read(terminal, 65536):
+            pass
+    except OSError:  # the other side is closed
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answer", choices=("prose", "list"), default="prose")
+    parser.add_argument("--load", type=float, default=0.0, metavar="SECONDS", help="load for so long before")
+    parser.add_argument("--size", default="120x40", help="columns x rows (default: %(default)s)")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        figures = asyncio.run(measure(options.answer, options.load))
+        with os.fdopen(options.child, "w") as pipe:
+            json.dump(figures, pipe)
+        return
+    columns, rows = map(int, options.size.split("x"))
+    print(json.dumps(run_in_terminal(options.answer, options.load, columns, rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tools that a model may ask for. Nothing runs before the user or the settings have allowed it."""
