@@ -190,7 +190,7 @@ def _prefill(options: argparse.Namespace) -> dict[str, Any]:
 def _budget_for(slot_bytes: int, resident_bytes: int, whole: LoadedModel, tokens: int) -> int:
     from k2lite.load_gguf import buffer_bytes
 
-    return slot_bytes + resident_bytes + buffer_bytes(tokens, whole.model.config)
+    return slot_bytes + resident_bytes + buffer_bytes(min(512, tokens), whole.model.config)
 
 
 def _limited(stack: ExitStack, side: str, limit_bytes: int) -> Worker:

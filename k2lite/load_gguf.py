@@ -67,9 +67,9 @@ class ResidentTensors:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a budget is shared out: bytes for experts' slots, and the chunk whose activations the rest has room for.
+    """How a budget is shared out: bytes for experts' slots, and the longest chunk of a prompt.
 
-    `slot_bytes` None means that everything is mapped.
+    `slot_bytes` None means that everything is mapped. The activations of longer chunks take the place of slots.
     """
 
     slot_bytes: int | None
@@ -119,7 +119,7 @@ def place(
         return Placement(None)
     resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
     chunk = _chunk_tokens(budget, config)
-    buffers = buffer_bytes(chunk, config)
+    buffers = buffer_bytes(ATTENTION_TOKENS, config)
     smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
     slots = budget - resident - buffers
     if slots < smallest:
@@ -189,6 +189,8 @@ def _paged(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, placement
             cards=memory.cards,
             mirror=memory.mirror,
             prefill_tokens=placement.chunk_tokens,
+            token_bytes=_token_bytes(config),
+            short_tokens=ATTENTION_TOKENS,
         )
 
     return make

@@ -75,6 +75,7 @@ class Model:
         """
         self._check(ids)
         cache.reserve(len(ids))
+        self._experts.prepare(len(ids))
         rotations = self._rope.rotations(cache.length, len(ids))
         x = self._kernels.rows(self._embedding, ids)
         for index, layer in enumerate(self._layers):
