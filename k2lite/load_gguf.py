@@ -67,9 +67,9 @@ class ResidentTensors:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a budget is shared out: bytes for experts' slots, and the chunk whose activations the rest has room for.
+    """How a budget is shared out: bytes for experts' slots, and the longest chunk of a prompt.
 
-    `slot_bytes` None means that everything is mapped.
+    `slot_bytes` None means that everything is mapped. The activations of longer chunks take the place of slots.
     """
 
     slot_bytes: int | None
@@ -119,7 +119,7 @@ def place(
         return Placement(None)
     resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
     chunk = _chunk_tokens(budget, config)
-    buffers = chunk * _token_bytes(config)
+    buffers = buffer_bytes(ATTENTION_TOKENS, config)
     smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
     slots = budget - resident - buffers
     if slots < smallest:
@@ -149,6 +149,11 @@ def _chunk_tokens(budget: int, config: ModelConfig) -> int:
     """As many tokens of a prompt as their share of the budget has room for, in whole parts of the attention."""
     fitting = int(budget * _CHUNK_SHARE) // _token_bytes(config)
     return max(ATTENTION_TOKENS, min(_LARGEST_CHUNK_TOKENS, fitting) // ATTENTION_TOKENS * ATTENTION_TOKENS)
+
+
+def buffer_bytes(chunk_tokens: int, config: ModelConfig) -> int:
+    """What computing a chunk of a prompt takes beside the weights."""
+    return chunk_tokens * _token_bytes(config)
 
 
 def _token_bytes(config: ModelConfig) -> int:
@@ -184,6 +189,8 @@ def _paged(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, placement
             cards=memory.cards,
             mirror=memory.mirror,
             prefill_tokens=placement.chunk_tokens,
+            token_bytes=_token_bytes(config),
+            short_tokens=ATTENTION_TOKENS,
         )
 
     return make

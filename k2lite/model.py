@@ -75,6 +75,7 @@ class Model:
         """
         self._check(ids)
         cache.reserve(len(ids))
+        self._experts.prepare(len(ids))
         rotations = self._rope.rotations(cache.length, len(ids))
         x = self._kernels.rows(self._embedding, ids)
         for index, layer in enumerate(self._layers):
@@ -133,6 +134,7 @@ class Model:
             self._experts.announce(index, x)
             return x + self._experts.forward(index, h, routing.ids, routing.weights, layer.shared)
         assert layer.dense_norm is not None and layer.dense is not None
+        self._experts.announce(index, x)
         h = rms_norm(x, layer.dense_norm, self.config.rms_eps)
         return x + self._kernels.experts(h, [for_all_tokens(layer.dense, len(h))])
 

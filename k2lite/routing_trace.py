@@ -52,6 +52,10 @@ class RecordingExperts:
                 self._write()
         return y
 
+    def prepare(self, tokens: int) -> None:
+        """See Experts.prepare."""
+        self._inner.prepare(tokens)
+
     def announce(self, layer: int, stream: Tensor) -> None:
         """See Experts.announce."""
         self._inner.announce(layer, stream)

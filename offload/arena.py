@@ -1,5 +1,6 @@
 """One anonymous piece of memory, cut into the slots of a SlotTable once and for all. Nothing is allocated per token."""
 
+import mmap
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,11 @@ class Arena:
         """The bytes of a slot, to be written to."""
         start = self._start(slot)
         return self._view[start : start + self._sizes[slot.size_class]]
+
+    def release(self, slot: Slot) -> None:
+        """Give the slot's memory back to the system; it comes again, as zeros, when the slot is written to."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED, self._start(slot), self._sizes[slot.size_class])
 
     def _start(self, slot: Slot) -> int:
         return self._starts[slot.size_class] + slot.index * self._sizes[slot.size_class]

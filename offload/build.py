@@ -45,8 +45,13 @@ def paged_experts(
     cards: Sequence[CardSpec] = (),
     mirror: Path | None = None,
     prefill_tokens: int | None = None,
+    token_bytes: int = 0,
+    short_tokens: int = 0,
 ) -> TieredExperts:
-    """Experts that are read from the drive into as many slots as the budget allows. Raises StoreError."""
+    """Experts that are read from the drive into as many slots as the budget allows. Raises StoreError.
+
+    `token_bytes` and `short_tokens` as in TieredExperts.
+    """
     layout = layout_of(slabs, used_per_token)
     if slot_budget_bytes < layout.smallest_budget_bytes:
         raise StoreError(
@@ -61,7 +66,8 @@ def paged_experts(
         reader = stack.enter_context(DriveReader(drives))
         ram = PagedTier(slabs, residency, arena, reader, stack.pop_all())
     notes = tuple(note for drive in drives for note in drive.notes)
-    return _tiered(slabs, residency, ram, kernels, routers, cards, prefill_tokens, notes)
+    tiers = _tiers(slabs, residency, ram, kernels, cards)
+    return TieredExperts(tiers, routers, prefill_tokens, notes, token_bytes=token_bytes, short_tokens=short_tokens)
 
 
 def mapped_experts_with_cards(
@@ -73,23 +79,14 @@ def mapped_experts_with_cards(
 ) -> TieredExperts:
     """Experts that all lie in mapped memory, the hottest of them on cards too."""
     residency = Residency(layout_of(slabs, used_per_token), None, [card.capacity_bytes for card in cards])
-    return _tiered(slabs, residency, MappedTier(layers, slabs), kernels, {}, cards, None, ())
+    return TieredExperts(_tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards), {})
 
 
-def _tiered(
-    slabs: SlabMap,
-    residency: Residency,
-    ram: RamTier,
-    kernels: Kernels,
-    routers: Mapping[int, RouterGuess],
-    cards: Sequence[CardSpec],
-    prefill_tokens: int | None,
-    notes: tuple[str, ...],
-) -> TieredExperts:
+def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels, cards: Sequence[CardSpec]) -> Tiers:
     multiplier = Multiplier(kernels)
     speeds = MeasuredSpeeds(_machine(cards))
     devices = [_card(number, card, residency, slabs, multiplier) for number, card in enumerate(cards)]
-    tiers = Tiers(
+    return Tiers(
         layers={
             layer: LayerFacts(found.experts, found.expert_bytes, found.expert_weights)
             for layer, found in slabs.layers.items()
@@ -101,7 +98,6 @@ def _tiered(
         speeds=speeds,
         tally=Tally(cards=tuple(TierTally() for _ in cards)),
     )
-    return TieredExperts(tiers, routers, prefill_tokens, notes)
 
 
 def _machine(cards: Sequence[CardSpec]) -> MachineSpeeds:

@@ -36,8 +36,12 @@ class Experts(Protocol):
         `x` [T, hidden] f32, `ids` [T, k] int64, `weights` [T, k] f32 -> [T, hidden] f32. Not thread-safe.
         """
 
+    def prepare(self, tokens: int) -> None:
+        """A pass of so many tokens through all layers begins: `forward` will be called for each layer with experts."""
+
     def announce(self, layer: int, stream: Tensor) -> None:
-        """The stream [T, hidden] f32 in front of a layer's experts, before `forward` is called for that layer.
+        """The stream [T, hidden] f32 in front of a layer's experts, before `forward` is called for that layer; also in
+        front of a layer without experts.
 
         Only to guess what later layers will ask for: nothing that is computed depends on it.
         """
@@ -148,6 +152,9 @@ class MappedExperts:
             if len(x) == 1
             else self._of_many(layer, x, ids, weights, shared)
         )
+
+    def prepare(self, tokens: int) -> None:
+        """See Experts.prepare."""
 
     def announce(self, layer: int, stream: Tensor) -> None:
         """See Experts.announce."""

@@ -56,6 +56,9 @@ class RamTier(Protocol):
     ) -> bool:
         """Have an expert read that is not here, or make its read more urgent. False when there is no slot for it."""
 
+    def lend(self, nbytes: int) -> None:
+        """Give so much memory back to the system, and take again what was given before: 0 takes back all."""
+
     def collect(self, timeout_s: float | None = 0.0) -> list[ExpertKey]:
         """Experts that are here since the last call. Waits for one. Raises StoreError when a demanded one failed."""
 
@@ -112,6 +115,9 @@ class MappedTier:
         """Nothing has to be read."""
         raise AssertionError(f"{key} is mapped")
 
+    def lend(self, nbytes: int) -> None:
+        """The system takes what it needs by itself."""
+
     def collect(self, timeout_s: float | None = 0.0) -> list[ExpertKey]:
         """Nothing comes."""
         return []
@@ -146,6 +152,7 @@ class PagedTier:
         self._slabs, self._residency, self._arena, self._reader = slabs, residency, arena, reader
         self._reads: dict[ExpertKey, Read] = {}
         self._in_slot: dict[Slot, tuple[ExpertKey, ExpertWeights]] = {}
+        self._lent: list[Slot] = []
 
     def weights(self, key: ExpertKey) -> ExpertWeights:
         """See RamTier.weights."""
@@ -175,6 +182,14 @@ class PagedTier:
             return False
         self._reads[key] = self._reader.submit(key, self._slabs.pieces(key, self._arena.view(slot)), urgency)
         return True
+
+    def lend(self, nbytes: int) -> None:
+        """See RamTier.lend."""
+        self._residency.give_back(self._lent)
+        self._lent = self._residency.lend(nbytes)
+        for slot in self._lent:
+            self._in_slot.pop(slot, None)
+            self._arena.release(slot)
 
     def collect(self, timeout_s: float | None = 0.0) -> list[ExpertKey]:
         """See RamTier.collect."""

@@ -192,6 +192,34 @@ class Residency:
         self.arrived(key)
         self.ram.remove(key)
 
+    def lend(self, nbytes: int) -> list[Slot]:
+        """Take slots of at least `nbytes` out of RAM, as far as half of each size is left; the lowest experts go.
+
+        Their memory may be used for something else until `give_back`.
+        """
+        lent: list[Slot] = []
+        for size_class, count in sorted(enumerate(self.ram.slots), key=lambda pair: -pair[1]):
+            for _ in range(count // 2):
+                if nbytes <= 0:
+                    return lent
+                slot = self.ram.take(size_class)
+                if slot is None:
+                    victim = self.ram.lowest(size_class)
+                    if victim is None:
+                        break
+                    self.ram.remove(victim)
+                    self.evictions += 1
+                    slot = self.ram.take(size_class)
+                    assert slot is not None
+                lent.append(slot)
+                nbytes -= self.ram.classes[size_class].slot_bytes
+        return lent
+
+    def give_back(self, slots: Iterable[Slot]) -> None:
+        """Undo a `lend`."""
+        for slot in slots:
+            self.ram.give_back(slot)
+
     # Between RAM and cards
 
     def promotion(self, cards: Iterable[int], candidates: Iterable[ExpertKey]) -> Promotion | Demotion | None:

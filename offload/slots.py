@@ -110,6 +110,14 @@ class SlotTable:
         self.used_bytes += self.classes[size_class].slot_bytes
         return slot
 
+    def take(self, size_class: int) -> Slot | None:
+        """Take an empty slot away, until `give_back`. None when the class has none."""
+        return self._free[size_class].pop() if self._free[size_class] else None
+
+    def give_back(self, slot: Slot) -> None:
+        """Undo a `take`."""
+        self._free[slot.size_class].append(slot)
+
     def remove(self, key: ExpertKey) -> None:
         """Forget an expert that is not pinned; its slot is empty."""
         assert key not in self._pins, f"{key} is in use"

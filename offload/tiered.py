@@ -32,8 +32,15 @@ class TieredExperts:
         prefill_tokens: int | None = None,
         notes: tuple[str, ...] = (),
         drive_roof: float | None = None,
+        token_bytes: int = 0,
+        short_tokens: int = 0,
     ) -> None:
-        """`routers` of all layers, for the look-ahead; `prefill_tokens` as in Experts; `notes` for the user."""
+        """`routers` of all layers, for the look-ahead; `prefill_tokens` as in Experts; `notes` for the user.
+
+        A chunk's tokens take `token_bytes` of memory each, for which slots have to make room from the
+        `short_tokens`-th on.
+        """
+        self._short_tokens, self._token_bytes, self._lent_bytes = short_tokens, token_bytes, 0
         self._tiers = tiers
         self._look_ahead = LookAhead(tiers, routers if tiers.ram.reader_state() is not None else {})
         self._few, self._many = FewTokens(tiers, self._look_ahead), ManyTokens(tiers)
@@ -72,6 +79,14 @@ class TieredExperts:
             self._end_of_pass()
         return y
 
+    def prepare(self, tokens: int) -> None:
+        """See Experts.prepare. A long chunk's activations take the place of some experts meanwhile."""
+        self._tiers.ram.collect()
+        needed = max(0, tokens - self._short_tokens) * self._token_bytes
+        if needed != self._lent_bytes:
+            self._lent_bytes = needed
+            self._tiers.ram.lend(needed)
+
     def announce(self, layer: int, stream: Tensor) -> None:
         """See Experts.announce."""
         if len(stream) == 1:
@@ -83,7 +98,11 @@ class TieredExperts:
 
     def counters(self) -> dict[str, int]:
         """See Experts.counters."""
-        return self._tiers.tally.counters()
+        counters = self._tiers.tally.counters()
+        reader = self._tiers.ram.reader_state()
+        if reader is not None:
+            counters["drive_bytes"] = reader.nbytes  # what was guessed wrong was read as well
+        return counters
 
     def state(self) -> ExpertsState:
         """See Experts.state."""

@@ -93,5 +93,17 @@ def test_each_missing_expert_of_a_chunk_is_read_once(k2: TinyModel) -> None:
         assert in_ram == len(keys(k2)) - missing
 
 
+def test_a_long_chunk_takes_the_place_of_experts_and_gives_it_back(k2: TinyModel) -> None:
+    prompt = k2.prompt(64)
+    expected, _ = k2.greedy(prompt, 20)
+    with k2.placed(Setting(k2.layout.total_bytes // 2)) as experts:
+        experts._short_tokens, experts._token_bytes = 16, 10_000
+        ram = experts._tiers.residency.ram
+        k2.model.forward(prompt, k2.model.new_cache(64))
+        assert ram.used_bytes <= ram.capacity_bytes - 48 * 10_000
+        assert k2.greedy(prompt, 20)[0] == expected
+        assert ram.used_bytes > ram.capacity_bytes - 48 * 10_000
+
+
 def keys(model: TinyModel) -> list[tuple[int, int]]:
     return [(layer, expert) for layer, count in model.layout.counts.items() for expert in range(count)]
