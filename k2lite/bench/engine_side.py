@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from k2lite import __version__
+from k2lite.bench.fresh_ids import fresh_ids, topics_of
 from k2lite.bench.options import WARM_UP_TOKENS
 from k2lite.bench.token_bytes import weight_bytes_per_token
 from k2lite.config_gguf import config_from_gguf
@@ -24,13 +25,14 @@ class EngineSide:
 
     _loaded: LoadedModel
     _cache: KvCache
+    _topics: int
 
     def load(self, path: str, capacity: int, threads: int | None, kernels: str) -> dict[str, Any]:
         """Load the model; returns facts about it."""
         threads = threads or usable_cores()
         torch.set_num_threads(threads)
         self._loaded = self._open(path=Path(path), kernels=kernels, threads=threads)
-        model = self._loaded.model
+        model, self._topics = self._loaded.model, topics_of(Path(path))
         model.settle()
         # Refuses a context that the model has not got.
         self._cache = model.new_cache(EngineOptions(capacity).context_for(model.config.context_length))
@@ -78,8 +80,7 @@ class EngineSide:
         return load_model(**options)
 
     def _fresh_ids(self, count: int, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randint(self._loaded.model.config.vocab_size, (count,), generator=generator)
+        return torch.tensor(fresh_ids(count, self._loaded.model.config.vocab_size, self._topics, seed))
 
     def _append(self, ids: Tensor) -> None:
         for chunk in ids.split(self._loaded.model.prefill_tokens or DEFAULT_CHUNK_TOKENS):
