@@ -30,7 +30,7 @@ import torch  # noqa: E402
 from k2lite.bench.machine import machine_facts  # noqa: E402
 from k2lite.bench.spread import Spread  # noqa: E402
 from offload.probe_host import usable_cores  # noqa: E402
-from offload.roof import ROOF_BYTES, ram_read_bandwidth  # noqa: E402
+from offload.roof import ram_read_bandwidth, roof_memory  # noqa: E402
 from quant.encode.decode import dequantize  # noqa: E402
 from quant.encode.encode import encode  # noqa: E402
 from quant.kernels import KERNELS, Kernels, make_kernels  # noqa: E402
@@ -132,7 +132,7 @@ def _vector(drawn: QuantizedTensor, kernels: dict[str, Kernels], options: argpar
     nbytes = max(80_000_000, 3 * _cache_bytes() // 2)
     count = max(2, -(-options.megabytes * 1_000_000 // nbytes))
     matrices = [_of_rows(drawn, nbytes // drawn.row_bytes) for _ in range(count)]
-    memory = np.ones(ROOF_BYTES // 8, np.uint64)
+    memory = roof_memory()
     rows = []
     for tokens in options.few:
         x = torch.randn(tokens, drawn.cols)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from offload.roof import ROOF_BYTES, ram_read_bandwidth
+from offload.roof import ROOF_BYTES, ram_read_bandwidth, roof_memory
 from quant.native_library import built_native
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -83,7 +83,7 @@ def usable_cores() -> int:
 def probe_ram(threads: int, seconds: float = 0.5) -> float:
     """Bytes per second that `threads` threads read together. Takes up to 1 GiB for the time."""
     nbytes = min(ROOF_BYTES, int(psutil.virtual_memory().available * _MOST_SHARE_OF_FREE))
-    return ram_read_bandwidth(threads, np.ones(nbytes // 8, np.uint64), passes=100, seconds=seconds)
+    return ram_read_bandwidth(threads, roof_memory(nbytes), passes=100, seconds=seconds)
 
 
 def probe_arithmetic(threads: int, seconds: float = 0.3) -> float:

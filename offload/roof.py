@@ -17,6 +17,15 @@ _PARTS_PER_THREAD = 16
 Reader = Callable[[], object]
 
 
+def roof_memory(nbytes: int = ROOF_BYTES) -> np.ndarray:
+    """Memory to read, uint64 [nbytes / 8], filled with what no other page holds.
+
+    Pages that were never written are all the same one, and a machine's host may merge those of equal content: they
+    would then be read from a cache, at nearly twice the memory's speed.
+    """
+    return np.random.default_rng().integers(0, 1 << 64, nbytes // 8, dtype=np.uint64)
+
+
 def ram_read_bandwidth(threads: int, values: np.ndarray, passes: int = _PASSES, seconds: float = float("inf")) -> float:
     """Bytes per second that `threads` threads together read from `values`, the best of several passes.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from offload.roof import ROOF_BYTES, ram_read_bandwidth
+from offload.roof import ROOF_BYTES, ram_read_bandwidth, roof_memory
 
 
 class RoofSide:
@@ -14,8 +14,8 @@ class RoofSide:
         self._values = np.empty(0, np.uint64)
 
     def load(self, nbytes: int = ROOF_BYTES) -> dict[str, Any]:
-        """Take the memory. Pages that were never written would all be the same one."""
-        self._values = np.ones(nbytes // 8, np.uint64)
+        """Take the memory."""
+        self._values = roof_memory(nbytes)
         return {}
 
     def roof(self, threads: int) -> dict[str, Any]:
