@@ -119,7 +119,7 @@ def place(
         return Placement(None)
     resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
     chunk = _chunk_tokens(budget, config)
-    buffers = chunk * _token_bytes(config)
+    buffers = buffer_bytes(chunk, config)
     smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
     slots = budget - resident - buffers
     if slots < smallest:
@@ -149,6 +149,11 @@ def _chunk_tokens(budget: int, config: ModelConfig) -> int:
     """As many tokens of a prompt as their share of the budget has room for, in whole parts of the attention."""
     fitting = int(budget * _CHUNK_SHARE) // _token_bytes(config)
     return max(ATTENTION_TOKENS, min(_LARGEST_CHUNK_TOKENS, fitting) // ATTENTION_TOKENS * ATTENTION_TOKENS)
+
+
+def buffer_bytes(chunk_tokens: int, config: ModelConfig) -> int:
+    """What computing a chunk of a prompt takes beside the weights."""
+    return chunk_tokens * _token_bytes(config)
 
 
 def _token_bytes(config: ModelConfig) -> int:

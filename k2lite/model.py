@@ -133,6 +133,7 @@ class Model:
             self._experts.announce(index, x)
             return x + self._experts.forward(index, h, routing.ids, routing.weights, layer.shared)
         assert layer.dense_norm is not None and layer.dense is not None
+        self._experts.announce(index, x)
         h = rms_norm(x, layer.dense_norm, self.config.rms_eps)
         return x + self._kernels.experts(h, [for_all_tokens(layer.dense, len(h))])
 

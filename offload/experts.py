@@ -37,7 +37,8 @@ class Experts(Protocol):
         """
 
     def announce(self, layer: int, stream: Tensor) -> None:
-        """The stream [T, hidden] f32 in front of a layer's experts, before `forward` is called for that layer.
+        """The stream [T, hidden] f32 in front of a layer's experts, before `forward` is called for that layer; also in
+        front of a layer without experts.
 
         Only to guess what later layers will ask for: nothing that is computed depends on it.
         """
@@ -199,7 +200,7 @@ class MappedExperts:
             if y is not None:
                 return y
         sums = RowSum(x, scales)
-        self._multiplier.add(sums.x, [sums.call(row, expert) for row, expert in enumerate(experts)], sums.rows)
+        sums.rows = self._multiplier.sum(sums.x, [sums.call(row, expert) for row, expert in enumerate(experts)])
         return sums.total()
 
     def _of_many(self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None) -> Tensor:
@@ -212,9 +213,7 @@ class MappedExperts:
         self._tally.used[layer] = tuple(ids[-1].tolist())
         if shared is not None:
             calls.append(for_all_tokens(shared, len(x)))
-        y = torch.zeros(x.shape)
-        self._multiplier.add(x, calls, y)
-        return y
+        return self._multiplier.sum(x, calls)
 
     def _found(self, layer: int, ids: Sequence[int]) -> list[ExpertWeights]:
         """Experts of a layer, each made once: describing three matrices takes longer than a narrow model's expert."""

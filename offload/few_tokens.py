@@ -59,9 +59,13 @@ class FewTokens:
     def _demand(self, backlog: deque[Row]) -> dict[ExpertKey, int]:
         """Ask for those for which there are slots, and take them out of `backlog`; returns the row of each."""
         asked: dict[ExpertKey, int] = {}
-        while backlog and self._tiers.ram.request(backlog[0][1], Urgency.DEMAND):
-            row, key = backlog.popleft()
+        while backlog:
+            row, key = backlog[0]
+            is_here = self._tiers.residency.place(key) != DRIVE  # a guess of before has brought it meanwhile
+            if not is_here and not self._tiers.ram.request(key, Urgency.DEMAND):
+                break
             asked[key] = row
+            backlog.popleft()
         return asked
 
     def _arrived(self, awaited: dict[ExpertKey, int]) -> list[Row]:

@@ -14,7 +14,7 @@ _ROOT = Path("/sys/fs/cgroup")
 def free_memory_bytes(own: Path = _OWN, root: Path = _ROOT) -> int:
     """Bytes that are free for this process."""
     free: int = psutil.virtual_memory().available
-    for limit, used in _limits(own, root):
+    for limit, used in group_limits(own, root):
         free = min(free, max(0, limit - used))
     return free
 
@@ -24,8 +24,8 @@ def default_budget_bytes() -> int:
     return int(free_memory_bytes() * LARGEST_SHARE)
 
 
-def _limits(own: Path, root: Path) -> list[tuple[int, int]]:
-    """Limit and use, in bytes, of every control group that this process is in."""
+def group_limits(own: Path = _OWN, root: Path = _ROOT) -> list[tuple[int, int]]:
+    """Limit and use, in bytes, of every control group that this process is in; the page cache is no use."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -34,16 +34,16 @@ def _limits(own: Path, root: Path) -> list[tuple[int, int]]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
-            base, limit_file, use_file = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            base, files = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
         elif not controllers:
-            base, limit_file, use_file = root, "memory.max", "memory.current"
+            base, files = root, ("memory.max", "memory.current", "file")
         else:
             continue
         folder = base / path.lstrip("/")
         while True:
-            pair = _number(folder / limit_file), _number(folder / use_file)
-            if pair[0] is not None and pair[1] is not None:
-                found.append((pair[0], pair[1]))
+            limit, used = _number(folder / files[0]), _number(folder / files[1])
+            if limit is not None and used is not None:
+                found.append((limit, used - _statistic(folder / "memory.stat", files[2])))
             if folder == base or base not in folder.parents:
                 break
             folder = folder.parent
@@ -56,3 +56,12 @@ def _number(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def _statistic(path: Path, name: str) -> int:
+    """A number out of a group's statistics, 0 where it is not told."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(value) for key, value in (line.split() for line in lines) if key == name), 0)

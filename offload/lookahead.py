@@ -38,7 +38,8 @@ class LookAhead:
         """`routers` by layer; without any there is no look-ahead."""
         self._tiers, self._routers, self._width = tiers, routers, width
         layers = sorted(tiers.layers)
-        self._next = dict(pairwise(layers))
+        self._first = layers[0]
+        self._next = {self._first - 1: self._first} | dict(pairwise(layers))
         self._stream: tuple[int, Tensor] | None = None
         self._guessed: dict[int, set[ExpertKey]] = {}
         self._outcomes: deque[bool] = deque(maxlen=_JUDGED_READS)
@@ -48,8 +49,10 @@ class LookAhead:
         self.reads = self.used = 0
 
     def announce(self, layer: int, stream: Tensor) -> None:
-        """The stream [1, hidden] in front of a layer's experts."""
+        """The stream [1, hidden] in front of a layer's experts. Where it has none, but the next one does, guess now."""
         self._stream = (layer, stream)
+        if layer + 1 == self._first:
+            self.guess(layer)
 
     def asked(self, layer: int, ids: Sequence[int]) -> None:
         """A layer's router has spoken: see what was guessed right."""

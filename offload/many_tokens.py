@@ -76,9 +76,9 @@ class ManyTokens:
         while order:
             tiers.check_stop()
             self._hold_arrived(tiers.ram.collect(), absent)
-            self._request(missing, Urgency.DEMAND)
+            self._request(missing, Urgency.DEMAND, absent)
             if not missing:
-                self._request(following, Urgency.LOOK_AHEAD)
+                self._request(following, Urgency.LOOK_AHEAD, absent)
             ready = self._ready(order, absent)
             if ready:
                 self._multiply(layer, x, ready, y)
@@ -111,7 +111,7 @@ class ManyTokens:
                 self._tiers.hold(key)
                 absent.remove(key)
 
-    def _request(self, keys: deque[ExpertKey], urgency: Urgency) -> None:
+    def _request(self, keys: deque[ExpertKey], urgency: Urgency, absent: set[ExpertKey]) -> None:
         """Ask for experts in order, as far as there are slots, and take them out of `keys`.
 
         What this pass has done with makes room first. Somebody whom it may still need leaves only for a demand, and
@@ -120,6 +120,9 @@ class ManyTokens:
         tiers = self._tiers
         while keys:
             key, victim = keys[0], None
+            if tiers.residency.place(key) != DRIVE:  # a guess of before has brought it, or nobody has taken it away
+                self._hold_arrived([keys.popleft()], absent)
+                continue
             size_class = tiers.residency.class_of(key[0])
             if not tiers.ram.is_under_way(key) and not tiers.residency.ram.free_slots(size_class):
                 victim = self._lowest_passed(size_class)

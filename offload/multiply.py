@@ -33,6 +33,10 @@ class Multiplier:
         self.kernels = kernels
         self.fused = kernels if isinstance(kernels, FusedKernels) else None
 
+    def sum(self, x: Tensor, calls: Sequence[ExpertCall]) -> Tensor:
+        """The sum over all experts of a layer, [T, hidden]: the bits of adding them to zeros, in a single call."""
+        return self.kernels.experts(x, calls)
+
     def add(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor) -> None:
         """Add scale * expert(x) to `y` [T, hidden] f32, call after call. `x` [T, hidden] f32."""
         if not calls or (self.fused is not None and self.fused.add_experts(x, calls, y)):

@@ -167,6 +167,7 @@ class Residency:
         `only_over`. The slot's former holder is forgotten at once: the lowest, or `instead_of`, who is here, of the
         same size and not pinned.
         """
+        assert key not in self.ram, f"{key} is in RAM, or on its way there"
         size_class = self._class_of_layer[key[0]]
         slot = self.ram.put(key, size_class)
         if slot is None:

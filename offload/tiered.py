@@ -83,7 +83,11 @@ class TieredExperts:
 
     def counters(self) -> dict[str, int]:
         """See Experts.counters."""
-        return self._tiers.tally.counters()
+        counters = self._tiers.tally.counters()
+        reader = self._tiers.ram.reader_state()
+        if reader is not None:
+            counters["drive_bytes"] = reader.nbytes  # what was guessed wrong was read as well
+        return counters
 
     def state(self) -> ExpertsState:
         """See Experts.state."""

@@ -26,7 +26,7 @@ SIDES = {
     "llama.cpp": ("k2lite.bench.llama_side", "LlamaSide"),
     "roof": ("k2lite.bench.roof", "RoofSide"),
 }
-COMMANDS = ("load", "choose", "decode", "prefill", "roof", "profile", "facts")
+COMMANDS = ("load", "choose", "decode", "prefill", "first", "roof", "profile", "facts")
 
 _PR_SET_PDEATHSIG = 1
 

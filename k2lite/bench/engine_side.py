@@ -16,6 +16,7 @@ from k2lite.config_gguf import config_from_gguf
 from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, EngineOptions
 from k2lite.kv_cache import KvCache
 from k2lite.load import LoadedModel, load_model
+from offload.memory_options import MemoryOptions
 from offload.probe_host import usable_cores
 from quant.gguf.gguf_file import GgufFile
 
@@ -27,13 +28,27 @@ class EngineSide:
     _cache: KvCache
     _topics: int
 
-    def load(self, path: str, capacity: int, threads: int | None, kernels: str) -> dict[str, Any]:
-        """Load the model; returns facts about it."""
+    def load(
+        self,
+        path: str,
+        capacity: int,
+        threads: int | None,
+        kernels: str,
+        ram_budget_bytes: int | None = None,
+        settled: bool = True,
+    ) -> dict[str, Any]:
+        """Load the model; returns facts about it. `settled` waits for what comes in the background."""
         threads = threads or usable_cores()
         torch.set_num_threads(threads)
-        self._loaded = self._open(path=Path(path), kernels=kernels, threads=threads)
+        self._loaded = self._open(
+            path=Path(path),
+            kernels=kernels,
+            threads=threads,
+            memory=MemoryOptions(ram_budget_bytes=ram_budget_bytes),
+        )
         model, self._topics = self._loaded.model, topics_of(Path(path))
-        model.settle()
+        if settled:
+            model.settle()
         # Refuses a context that the model has not got.
         self._cache = model.new_cache(EngineOptions(capacity).context_for(model.config.context_length))
         return {
@@ -71,6 +86,10 @@ class EngineSide:
         started = time.perf_counter()
         self._append(ids)
         return {"seconds": time.perf_counter() - started}
+
+    def first(self, tokens: int, seed: int) -> dict[str, Any]:
+        """The first token behind a prompt, in a model that was only just loaded."""
+        return self.prefill(tokens, seed)
 
     def facts(self) -> dict[str, Any]:
         """The most memory that the process ever had resident, mapped pages of the file included."""

@@ -82,6 +82,10 @@ class LlamaSide:
         """Seconds for a prompt of `tokens` tokens."""
         return {"seconds": self._prefill_s(self._prefill_flags[tokens], tokens, seed)}
 
+    def first(self, tokens: int, seed: int) -> dict[str, Any]:
+        """The first token behind a prompt, in a model that was only just loaded."""
+        return {"seconds": self._prefill_s(Flags(True, _SMALL_BATCH), tokens, seed)}
+
     def facts(self) -> dict[str, Any]:
         """The most memory that the process ever had resident, mapped pages of the file included."""
         return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

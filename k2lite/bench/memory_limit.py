@@ -48,17 +48,20 @@ class MemoryGroup:
 
 
 @contextlib.contextmanager
-def memory_group(limit_bytes: int, root: Path = _ROOT, own: Path = _OWN) -> Iterator[MemoryGroup]:
-    """A new group with this limit, and no swap, removed at the end. Raises MemoryLimitError where that is refused."""
-    group = _new_group(limit_bytes, root, own)
+def memory_group(limit_bytes: int, root: Path = _ROOT, own: Path = _OWN, label: str = "") -> Iterator[MemoryGroup]:
+    """A new group with this limit, and no swap, removed at the end. Raises MemoryLimitError where that is refused.
+
+    Groups that exist at the same time need labels of their own.
+    """
+    group = _new_group(limit_bytes, root, own, label)
     try:
         yield group
     finally:
         group.remove()
 
 
-def _new_group(limit_bytes: int, root: Path, own: Path) -> MemoryGroup:
-    name = f"k2lite-bench-{os.getpid()}"
+def _new_group(limit_bytes: int, root: Path, own: Path, label: str) -> MemoryGroup:
+    name = f"k2lite-bench-{os.getpid()}{label}"
     refused: OSError | None = None
     for parent, version in _parents(root, own):
         folder = parent / name

@@ -39,6 +39,7 @@ def test_paged_virtual_and_mixed_runs_answer_as_the_mapped_one(which: str, reque
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("which", ["demo", "k2"])
 def test_a_hundred_random_settings_answer_alike_over_256_tokens(which: str, request: pytest.FixtureRequest) -> None:
     model: TinyModel = request.getfixturevalue(which)

@@ -1,0 +1,223 @@
+"""A model larger than memory: k2lite and llama.cpp under the same limits, beside what the drive gives.
+
+    k2lite synth slice.gguf --shape k2 --layers 5 --experts 64 --vocab 32768 --type Q4_K_S
+    python -m benchmarks.offload decode slice.gguf --limit 4G          both sides under one limit, new tokens each time
+    python -m benchmarks.offload cold slice.gguf                       first token, nothing in the page cache
+    python -m benchmarks.offload prefill slice.gguf --share 0.25       2,048 tokens when a quarter of the experts fits
+
+Every round measures the drive too: direct reads of random experts of the same file, as the manager reads them. Each
+side lives in a control group of its own with the same limit, and sleeps while the other is measured. llama.cpp maps the
+file and does not repack it: with repacking it does not come to an end under a limit. Results are JSON on stdout.
+"""
+
+import argparse
+import json
+import random
+import secrets
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from k2lite.environment import prepare_threads
+
+prepare_threads()  # before torch is loaded: its threads shall not spin beside ours
+
+import torch  # noqa: E402
+
+from k2lite.bench.memory_limit import forget_cached, memory_group  # noqa: E402
+from k2lite.bench.spread import Spread, ratios  # noqa: E402
+from k2lite.bench.worker import Worker  # noqa: E402
+from k2lite.config_gguf import config_from_gguf  # noqa: E402
+from k2lite.expert_slabs import expert_slabs, is_expert_tensor  # noqa: E402
+from k2lite.load import LoadedModel, load_model, usable_cores  # noqa: E402
+from k2lite.load_gguf import GgufTensors  # noqa: E402
+from k2lite.sizes import parse_size  # noqa: E402
+from k2lite.weights import WeightReader  # noqa: E402
+from offload.arena import Arena  # noqa: E402
+from offload.drive import Drive  # noqa: E402
+from offload.memory_options import MemoryOptions  # noqa: E402
+from offload.reader import DriveReader, Urgency  # noqa: E402
+from offload.slabs import SlabMap  # noqa: E402
+from offload.slots import SizeClass, Slot  # noqa: E402
+from quant.gguf.gguf_file import GgufFile  # noqa: E402
+
+_ROOF_SLOTS = 16
+_PEER_TOKENS = 4
+
+
+def main() -> int:
+    options = _options()
+    result = {"decode": _decode, "cold": _cold, "prefill": _prefill}[options.what](options)
+    print(json.dumps({"what": options.what, "file_bytes": options.path.stat().st_size, **result}, indent=2))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("decode", "cold", "prefill"))
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--limit", type=parse_size, default=parse_size("4G"), help="memory of each side")
+    parser.add_argument("--share", type=float, default=0.25, help="of the experts that fits, for prefill")
+    parser.add_argument("--prompt-tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=16, help="decoded by k2lite in a round; by llama.cpp: 4")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-peer", action="store_true", help="k2lite and the drive alone")
+    return parser.parse_args()
+
+
+class DriveRoof:
+    """Direct reads of random experts, as many at a time as the manager has under way."""
+
+    def __init__(self, path: Path) -> None:
+        with GgufFile.open(path) as file:
+            config = config_from_gguf(file.metadata)
+            layers = [layer for layer in range(config.n_layers) if not config.is_dense(layer)]
+            self.slabs: SlabMap = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
+            resident = (info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
+            self.resident_bytes = sum(resident)
+        self.keys = [(layer, expert) for layer, found in self.slabs.layers.items() for expert in range(found.experts)]
+        self.slot_bytes = max(found.slot_bytes for found in self.slabs.layers.values())
+        self._arena = Arena([SizeClass(self.slot_bytes, _ROOF_SLOTS)], [_ROOF_SLOTS])
+
+    def bytes_per_s(self, experts: int = 96) -> float:
+        """Bytes of experts a second."""
+        chosen = random.sample(self.keys, experts)
+        nbytes, started = 0, time.perf_counter()
+        with Drive(self.slabs.paths) as drive, DriveReader([drive]) as reader:
+            free, waiting = list(range(_ROOF_SLOTS)), list(chosen)
+            used: dict[tuple[int, int], int] = {}
+            while waiting or reader.open_reads:
+                while waiting and free:
+                    key = waiting.pop()
+                    used[key] = free.pop()
+                    pieces = self.slabs.pieces(key, self._arena.view(Slot(0, used[key])))
+                    reader.submit(key, pieces, Urgency.DEMAND)
+                for read in reader.collect(None):
+                    nbytes += read.nbytes
+                    free.append(used.pop(read.key))
+        return nbytes / (time.perf_counter() - started)
+
+
+def _decode(options: argparse.Namespace) -> dict[str, Any]:
+    """New tokens under a limit."""
+    roof = DriveRoof(options.path)
+    rates: dict[str, list[float]] = {"drive": [], "k2lite": [], "llama.cpp": []}
+    read_bytes: list[float] = []
+    with ExitStack() as stack:
+        sides = {"k2lite": _limited(stack, "k2lite", options.limit)}
+        facts = sides["k2lite"].ask("load", **_load(options, capacity=512))
+        if not options.no_peer:
+            forget_cached([options.path])  # what lies there already would not count against the limit
+            peer = sides["llama.cpp"] = _limited(stack, "llama.cpp", options.limit)
+            peer.ask("load", path=str(options.path), capacity=512, threads=facts["threads"], repack=False)
+            peer.ask("choose", prefill_tokens=[], depth=0)
+        sides["k2lite"].ask("decode", tokens=2 * options.tokens, depth=0, seed=_seed())  # fills the slots
+        for number in range(options.rounds):
+            rates["drive"].append(roof.bytes_per_s())
+            for name in list(sides) if number % 2 else list(sides)[::-1]:
+                tokens = options.tokens if name == "k2lite" else _PEER_TOKENS
+                answer = sides[name].ask("decode", tokens=tokens, depth=0, seed=_seed())
+                rates[name].append(tokens / answer["seconds"])
+                if name == "k2lite":
+                    read_bytes.append(answer["counters"].get("drive_bytes", 0) / tokens)
+            print({name: round(found[-1], 2) for name, found in rates.items() if found}, file=sys.stderr)
+        peaks = {name: side.ask("facts")["peak_rss_bytes"] for name, side in sides.items()}
+    shares = [
+        rate * nbytes / drive for rate, nbytes, drive in zip(rates["k2lite"], read_bytes, rates["drive"], strict=True)
+    ]
+    result = {f"{name}_per_s": _spread(found) for name, found in rates.items() if found}
+    result |= {"drive_bytes_per_token": _spread(read_bytes), "drive_share": _spread(shares)}
+    if not options.no_peer:
+        result["ratio"] = _spread(ratios(rates["k2lite"], rates["llama.cpp"]))
+    return result | {"limit_bytes": options.limit, "peak_rss_bytes": peaks}
+
+
+def _cold(options: argparse.Namespace) -> dict[str, Any]:
+    """From the start of the process to the first token behind a prompt of eight, with an empty page cache."""
+    seconds: dict[str, list[float]] = {"k2lite": [], "llama.cpp": []}
+    for number in range(options.rounds):
+        for name in list(seconds) if number % 2 else list(seconds)[::-1]:
+            forget_cached([options.path])
+            started = time.perf_counter()
+            with Worker(name) as side:
+                if name == "k2lite":
+                    side.ask("load", **_load(options, capacity=64, settled=False))
+                else:
+                    threads = usable_cores()
+                    side.ask("load", path=str(options.path), capacity=64, threads=threads, repack=False)
+                side.ask("first", tokens=8, seed=_seed())
+                seconds[name].append(time.perf_counter() - started)
+        print({name: round(found[-1], 2) for name, found in seconds.items()}, file=sys.stderr)
+    shares = ratios(seconds["k2lite"], seconds["llama.cpp"])
+    return {f"{name}_s": _spread(found) for name, found in seconds.items()} | {"share_of_peer": _spread(shares)}
+
+
+def _prefill(options: argparse.Namespace) -> dict[str, Any]:
+    """A prompt when only a share of the experts fits, beside the arithmetic alone and the reads alone."""
+    roof = DriveRoof(options.path)
+    torch.set_num_threads(usable_cores())
+    slots = int(options.share * len(roof.keys)) * roof.slot_bytes
+    with ExitStack() as stack:
+        whole = load_model(options.path)
+        stack.callback(whole.close)
+        whole.model.settle()
+        # The chunk's buffers come on top of what the experts and all other weights take.
+        budget = _budget_for(slots, roof.resident_bytes, whole, options.prompt_tokens)
+        paged = load_model(options.path, memory=MemoryOptions(ram_budget_bytes=budget))
+        stack.callback(paged.close)
+        seconds: dict[str, list[float]] = {"arithmetic": [], "paged": [], "reads": []}
+        fills = []
+        for _ in range(options.rounds):
+            missing = sum(places.count(".") for places in paged.model.experts_state().places.values())
+            fills.append(1 - missing / len(roof.keys))
+            seconds["reads"].append(missing * roof.slot_bytes / roof.bytes_per_s())
+            ids = torch.randint(whole.model.config.vocab_size, (options.prompt_tokens,))
+            for name, loaded in (("arithmetic", whole), ("paged", paged)):
+                cache = loaded.model.new_cache(options.prompt_tokens)
+                started = time.perf_counter()
+                loaded.model.forward(ids, cache)
+                seconds[name].append(time.perf_counter() - started)
+            print({name: round(found[-1], 2) for name, found in seconds.items()}, file=sys.stderr)
+        chunk = paged.model.prefill_tokens
+    roofs = [max(pair) for pair in zip(seconds["arithmetic"], seconds["reads"], strict=True)]
+    result = {f"{name}_s": _spread(found[1:]) for name, found in seconds.items()}
+    result["times_the_larger"] = _spread(ratios(seconds["paged"], roofs)[1:])
+    return result | {"share_in_ram": fills[1:], "chunk_tokens": chunk, "ram_budget_bytes": budget}
+
+
+def _budget_for(slot_bytes: int, resident_bytes: int, whole: LoadedModel, tokens: int) -> int:
+    from k2lite.load_gguf import buffer_bytes
+
+    return slot_bytes + resident_bytes + buffer_bytes(tokens, whole.model.config)
+
+
+def _limited(stack: ExitStack, side: str, limit_bytes: int) -> Worker:
+    group = stack.enter_context(memory_group(limit_bytes, label=f"-{side}"))
+    worker = stack.enter_context(Worker(side))
+    group.add(worker.pid)
+    return worker
+
+
+def _load(options: argparse.Namespace, capacity: int, settled: bool = True) -> dict[str, Any]:
+    return {
+        "path": str(options.path),
+        "capacity": capacity,
+        "threads": None,
+        "kernels": "native",
+        "settled": settled,
+    }
+
+
+def _seed() -> int:
+    return secrets.randbelow(1 << 31)
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    found = Spread.of(values)
+    return {"median": found.median, "least": found.least, "most": found.most}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
