@@ -14,7 +14,7 @@ _ROOT = Path("/sys/fs/cgroup")
 def free_memory_bytes(own: Path = _OWN, root: Path = _ROOT) -> int:
     """Bytes that are free for this process."""
     free: int = psutil.virtual_memory().available
-    for limit, used in _limits(own, root):
+    for limit, used in group_limits(own, root):
         free = min(free, max(0, limit - used))
     return free
 
@@ -24,7 +24,7 @@ def default_budget_bytes() -> int:
     return int(free_memory_bytes() * LARGEST_SHARE)
 
 
-def _limits(own: Path, root: Path) -> list[tuple[int, int]]:
+def group_limits(own: Path = _OWN, root: Path = _ROOT) -> list[tuple[int, int]]:
     """Limit and use, in bytes, of every control group that this process is in; the page cache is no use."""
     try:
         lines = own.read_text().splitlines()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from offload.free_memory import group_limits
 from offload.roof import ROOF_BYTES, ram_read_bandwidth, roof_memory
 from quant.native_library import built_native
 
@@ -49,29 +50,8 @@ def host_memory(cgroup: Path = _CGROUP, own: Path = _OWN_CGROUP) -> HostMemory:
 
 def memory_limit(cgroup: Path = _CGROUP, own: Path = _OWN_CGROUP) -> int | None:
     """The smallest memory limit of the control groups that this process is in, of version 1 or 2; None without one."""
-    limits = []
-    for line in _lines(own):
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            base, name = cgroup / "memory", "memory.limit_in_bytes"
-        elif not controllers:
-            base, name = cgroup, "memory.max"
-        else:
-            continue
-        folder = base / path.lstrip("/")
-        for candidate in (folder, *folder.parents):
-            limits += [int(text) for text in _lines(candidate / name) if text.isdigit()]
-            if candidate == base:
-                break
-    least = min(limits, default=_UNLIMITED)
+    least = min((limit for limit, _ in group_limits(own, cgroup)), default=_UNLIMITED)
     return least if least < _UNLIMITED else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
 
 
 def usable_cores() -> int:

@@ -184,6 +184,7 @@ class _Replay:
         self._clock.pass_by(self._place.token_s)
         began = self._clock.now
         self._guess.token = number
+        self._experts.announce(-1, self._x)  # from the dense layer in front of the first
         for layer, experts in enumerate(self._trace.tokens[number]):
             self._clock.pass_by(self._place.layer_s)
             self._experts.announce(layer, self._x)

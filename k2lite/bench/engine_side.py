@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from k2lite import __version__
+from k2lite.bench.fresh_ids import fresh_ids, topics_of
 from k2lite.bench.options import WARM_UP_TOKENS
 from k2lite.bench.token_bytes import weight_bytes_per_token
 from k2lite.config_gguf import config_from_gguf
@@ -25,6 +26,7 @@ class EngineSide:
 
     _loaded: LoadedModel
     _cache: KvCache
+    _topics: int
 
     def load(
         self,
@@ -46,7 +48,7 @@ class EngineSide:
             pin_threads=pin,
             memory=MemoryOptions(ram_budget_bytes=ram_budget_bytes),
         )
-        model = self._loaded.model
+        model, self._topics = self._loaded.model, topics_of(Path(path))
         if settled:
             model.settle()
         # Refuses a context that the model has not got.
@@ -99,8 +101,7 @@ class EngineSide:
         return load_model(**options)
 
     def _fresh_ids(self, count: int, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randint(self._loaded.model.config.vocab_size, (count,), generator=generator)
+        return torch.tensor(fresh_ids(count, self._loaded.model.config.vocab_size, self._topics, seed))
 
     def _append(self, ids: Tensor) -> None:
         for chunk in ids.split(self._loaded.model.prefill_tokens or DEFAULT_CHUNK_TOKENS):

@@ -3,12 +3,13 @@
 import ctypes
 import importlib.util
 import os
-import random
 import resource
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from k2lite.bench.fresh_ids import fresh_ids, topics_of
 from k2lite.bench.options import WARM_UP_TOKENS
 from quant.errors import LibraryError, UnsupportedError
 
@@ -53,6 +54,7 @@ class LlamaSide:
         if not self._model:
             raise UnsupportedError(f"llama.cpp cannot load {path}: measure it without --against")
         self._capacity, self._threads = capacity, threads
+        self._topics = topics_of(Path(path))
         self._vocab = self._c.llama_vocab_n_tokens(self._c.llama_model_get_vocab(self._model))
         return {"versions": {"llama-cpp-python": self._c.__version__}}
 
@@ -134,8 +136,7 @@ class LlamaSide:
         return context
 
     def _fresh_ids(self, count: int, seed: int) -> list[int]:
-        generator = random.Random(seed)
-        return [generator.randrange(self._vocab) for _ in range(count)]
+        return fresh_ids(count, self._vocab, self._topics, seed)
 
 
 def _flags(tokens: int) -> list[Flags]:

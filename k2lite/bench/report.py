@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from k2lite.bench.shape_here import here_lines
 from k2lite.safe_text import one_line
 from k2lite.sizes import format_bytes
 
@@ -38,6 +39,8 @@ def report_lines(summary: Summary) -> list[str]:
         lines += ["", *profile_lines(summary["profile"])]
     if "estimate" in summary:
         lines += ["", *_estimate_lines(summary["estimate"])]
+    if "here" in summary:
+        lines += here_lines(summary["here"])
     return [*lines, "", *_machine_lines(summary)]
 
 

@@ -84,9 +84,11 @@ def execute(options: argparse.Namespace) -> int:
     with _model_file(options) as path:
         summary = _measured(replace(request, path=path))
         if options.shape is not None:
+            from k2lite.bench.shape_here import speed_here
             from k2lite.bench.shape_slice import estimate
 
             summary["estimate"] = estimate(options.shape, summary)
+            summary["here"] = speed_here(options.shape, summary, path.parent)
     if options.json:
         print(json.dumps(summary))
     else:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from k2lite.cli.interrupt import stop_on_interrupt
 from k2lite.cli.notes import print_note
-from k2lite.cli.options import UsageError, add_option, add_switch, positive, seed, thread_count, whole_number
+from k2lite.cli.options import UsageError, add_option, add_switch, number, positive, seed, thread_count, whole_number
 from k2lite.cli.progress import shown_progress
 from k2lite.sizes import format_bytes, format_duration
-from quant.errors import UnsupportedError
+from quant.errors import RequestError, UnsupportedError
 from quant.recipe.recipe import RECIPES, recipe_named
 
 if TYPE_CHECKING:
     from k2lite.synth.check import SynthCheck
+    from k2lite.synth.routing import Routing
     from k2lite.synth.shapes import Shape
     from k2lite.synth.synth import SynthPlan
     from quant.files.fresh_output import FreshProgress
@@ -23,6 +24,7 @@ file. For benchmarks and tests: it is as large and as fast as the real one, and 
 EXAMPLES = """examples:
   k2lite synth k2-slice --shape k2 --layers 3 --experts 64           11 GB of FP8 checkpoint at Kimi K2's full width
   k2lite synth k2-slice.gguf --shape k2 --layers 3 --experts 64 --type Q4_K_M
+  k2lite synth k2-busy.gguf --shape k2 --layers 3 --experts 64 --type Q4_K_M --routing-skew 0.5 --routing-reuse 0.3
   k2lite synth tiny --shape moonlight --layers 3 --hidden 256 --expert-width 128 --vocab 4096
   k2lite synth all-of-k2 --shape k2-thinking --dry-run               how large it would be
 
@@ -50,6 +52,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--expert-width", type=positive, metavar="N", help="inner width of an expert")
     add_option(parser, "--dense-width", type=positive, metavar="N", help="inner width of a layer without experts")
     add_option(parser, "--vocab", type=positive, metavar="N", help="tokens, special ones included")
+    add_option(
+        parser,
+        "--routing-skew",
+        type=number,
+        metavar="P",
+        help="share of all uses that the busiest fifth of the experts gets, as in 0.5 (default: even)",
+    )
+    add_option(
+        parser,
+        "--routing-reuse",
+        type=number,
+        metavar="P",
+        help="share of a token's experts that the one before went to, within a topic, as in 0.3 (default: even)",
+    )
     add_option(parser, "--tokenizer", type=Path, metavar="FOLDER", help="take the tokenizer of a real model")
     add_option(parser, "--seed", type=seed, default=0, metavar="N", help="another one gives other weights (default: 0)")
     add_option(parser, "--threads", type=thread_count, metavar="N", help="threads that draw (default: all cores)")
@@ -103,8 +119,20 @@ def _plan(options: argparse.Namespace) -> "SynthPlan":
             recipe=options.type,
             seed=options.seed,
             tokenizer=options.tokenizer,
+            routing=_routing(options),
         )
     )
+
+
+def _routing(options: argparse.Namespace) -> "Routing":
+    from k2lite.synth.routing import Routing
+
+    if options.type is None and (options.routing_skew is not None or options.routing_reuse is not None):
+        raise UsageError("--routing-skew and --routing-reuse go into GGUF files only: choose a --type")
+    try:
+        return Routing(options.routing_skew, options.routing_reuse)
+    except RequestError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_recipe(name: str) -> None:
@@ -151,7 +179,8 @@ def _print_plan(plan: "SynthPlan") -> None:
 def _print_check(options: argparse.Namespace) -> None:
     from k2lite.synth.check import check_synthetic
 
-    check = check_synthetic(options.output, options.seed, threads=options.threads)
+    uneven = options.routing_skew is not None
+    check = check_synthetic(options.output, options.seed, threads=options.threads, uneven=uneven)
     print(f"checked: {check.sampled_tensors} tensors ({check.sampled_weights:,} weights) finite, spread as meant")
     _print_routing(check)
     if check.forward_tokens:

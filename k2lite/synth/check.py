@@ -61,12 +61,14 @@ class SynthCheck:
         return max((share.busiest for share in self.routing), default=1.0)
 
 
-def check_synthetic(path: Path, seed: int = 0, *, threads: int | None = None) -> SynthCheck:
-    """Look into the model at `path`. Raises SyntheticModelError, and what reading it raises."""
+def check_synthetic(path: Path, seed: int = 0, *, threads: int | None = None, uneven: bool = False) -> SynthCheck:
+    """Look into the model at `path`, whose routers may be `uneven`. Raises SyntheticModelError, and what reading it
+    raises."""
     generator = np.random.default_rng([seed, 1])
     with open_source(path, allow_requantize=True) as source:
         sampled = _check_values(source, generator)
-        routing = tuple(_check_routing(source, layer, generator) for layer in _sampled_layers(source.config))
+        most = math.inf if uneven else _MOST_UNEVEN
+        routing = tuple(_check_routing(source, layer, generator, most) for layer in _sampled_layers(source.config))
         fits = _forward_bytes(path, source) <= min(_FORWARD_BYTES, psutil.virtual_memory().available // 2)
         config = source.config
     logit_std = _forward(path, config, threads, generator) if fits else 0.0
@@ -114,8 +116,8 @@ def _sampled_layers(config: ModelConfig) -> list[int]:
     return [mixtures[0], mixtures[len(mixtures) // 2], mixtures[-1]]
 
 
-def _check_routing(source: QuantizeSource, layer: int, generator: np.random.Generator) -> RoutingShare:
-    """Route random hidden states through one layer's router."""
+def _check_routing(source: QuantizeSource, layer: int, generator: np.random.Generator, most: float) -> RoutingShare:
+    """Route random hidden states through one layer's router. No expert may get `most` times the mean of the tokens."""
     config, tensors = source.config, {tensor.name: tensor for tensor in source.tensors}
     norm, router, bias = (
         _whole(tensors.get(f"blk.{layer}.{name}"))
@@ -131,7 +133,7 @@ def _check_routing(source: QuantizeSource, layer: int, generator: np.random.Gene
         picks += torch.bincount(ids.view(-1), minlength=config.n_experts)
     shares = picks / picks.mean()
     found = RoutingShare(layer, float(shares.max()), float(shares.min()))
-    if found.busiest > _MOST_UNEVEN:
+    if found.busiest > most:
         raise SyntheticModelError(
             f"the busiest expert of layer {layer} of {source.path} gets {found.busiest:.2f} times the mean of the "
             "tokens: choose a larger hidden size or fewer experts"

@@ -13,6 +13,7 @@ from k2lite.synth.checkpoint import FolderStyle, checkpoint_layout
 from k2lite.synth.content import Cut, Piece, Pieces, content_of, pool_needs
 from k2lite.synth.gguf import synthetic_gguf_layout
 from k2lite.synth.pool import Pools
+from k2lite.synth.routing import Routing
 from k2lite.synth.shapes import Changes, Config, Form, Shape, changed, has_kimi_tokens, text_config
 from k2lite.synth.values import Drawn
 from k2lite.synth.vocabulary import copied_tokenizer_files, tokenizer_files
@@ -30,7 +31,8 @@ _LAYERS_WITHOUT_LOW_RANK = (26, 27)
 @dataclass(frozen=True)
 class SynthRequest:
     """What is wanted: `shape` with `changes`, as a checkpoint folder in `form` (None: the shape's own), or, with
-    `recipe`, as a GGUF file. `tokenizer` is a folder whose tokenizer is taken, None for a made-up one.
+    `recipe`, as a GGUF file. `tokenizer` is a folder whose tokenizer is taken, None for a made-up one. `routing` says
+    how uneven the routers shall choose.
     """
 
     destination: Path
@@ -41,10 +43,13 @@ class SynthRequest:
     recipe: str | None = None
     seed: int = 0
     tokenizer: Path | None = None
+    routing: Routing = field(default_factory=Routing)
 
     def __post_init__(self) -> None:
         if self.form is not None and self.recipe is not None:
             raise RequestError("a form makes a checkpoint folder and a type a GGUF file: choose one of them")
+        if not self.routing.is_even and self.recipe is None:
+            raise RequestError("uneven routing goes into GGUF files only: choose a type")
         if self.tokenizer is not None and self.changes.vocab is not None:
             raise RequestError("the size of the vocabulary comes from the tokenizer: leave one of the two out")
 
@@ -104,7 +109,9 @@ def plan_synthetic(request: SynthRequest) -> SynthPlan:
         style = FolderStyle(form, shape.shard_name, shape.stores_inv_freq)
         layout, pieces = checkpoint_layout(request.destination, config, model, style, files)
     else:
-        layout, pieces = synthetic_gguf_layout(request.destination, config, model, recipe_named(recipe), files)
+        layout, pieces = synthetic_gguf_layout(
+            request.destination, config, model, recipe_named(recipe), files, request.routing
+        )
     return SynthPlan(request, model, layout, pieces, _weights(model))
 
 

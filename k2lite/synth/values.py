@@ -30,12 +30,16 @@ _BIAS_STD = 0.002
 
 @dataclass(frozen=True)
 class Drawn:
-    """A small tensor that is drawn itself: `kind` is "norm", "router" or "bias"; `type` a block type of its bytes."""
+    """A small tensor that is drawn itself: `kind` is "norm", "router" or "bias"; `type` a block type of its bytes.
+
+    `std` is the spread of a bias that shall not be the usual one.
+    """
 
     kind: str
     shape: tuple[int, ...]
     type: str
     label: str
+    std: float | None = None
 
 
 def kind_of(layout: TensorLayout) -> str | None:
@@ -66,7 +70,8 @@ def weight_std(layout: TensorLayout, config: ModelConfig) -> float:
 def drawn_bytes(tensor: Drawn, seed: int) -> np.ndarray:
     """The bytes of a small tensor, one-dimensional uint8."""
     noise = np.random.default_rng(label_number(seed, tensor.label)).standard_normal(tensor.shape, dtype=np.float32)
-    values = torch.from_numpy(_DRAWERS[tensor.kind](noise))
+    drawn = _DRAWERS[tensor.kind](noise) if tensor.std is None else np.float32(tensor.std) * noise
+    values = torch.from_numpy(drawn)
     return encode(values, block_type(tensor.type))
 
 

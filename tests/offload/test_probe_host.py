@@ -13,6 +13,8 @@ def groups(folder: Path, limits: dict[str, str]) -> Path:
     for name, text in limits.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text + "\n")
+        usage = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
+        (folder / name).with_name(usage[Path(name).name]).write_text("0\n")
     return folder
 
 
