@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 NATIVE := $(shell find quant/native -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 
-.PHONY: chat test test-slow lint check-native clean
+.PHONY: chat test test-slow test-gpu lint check-native clean
 
 chat: .venv/.ready ## set up if needed, then talk to the demo model
 	@$(BIN)/k2lite chat
@@ -15,6 +15,11 @@ test: .venv/.ready-test ## set up if needed, then run the tests
 
 test-slow: .venv/.ready-test ## the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# On a machine with a card, by its own Python: torch for CUDA, triton, numpy, safetensors, gguf and pytest are enough.
+test-gpu: ## the card kernels: tests, then a benchmark with one JSON line for each figure
+	$(PYTHON) -m pytest --confcutdir=tests/gpu tests/gpu
+	$(PYTHON) -m benchmarks.gpu
 
 lint: .venv/.ready-test ## style and types
 	$(BIN)/ruff check .

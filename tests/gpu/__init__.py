@@ -1,1 +1,1 @@
-"""Tests on a real card. They skip themselves where there is none, and need torch, triton, numpy and gguf alone."""
+"""Tests on a real card. They skip themselves where there is none, and need pytest, torch, triton, numpy, safetensors and gguf alone."""

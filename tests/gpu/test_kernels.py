@@ -31,11 +31,11 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(1, 256), (65, 1280), (401, 7168)])
+@pytest.mark.parametrize(("rows", "cols"), [(33, 256), (65, 1280), (401, 7168)])
 @pytest.mark.parametrize("name", TYPES)
 def test_linear(kernels: CardKernels, device: torch.device, name: str, rows: int, cols: int) -> None:
     w, exact = sample(name, (rows, cols), device)
-    for tokens in (1, 2, 3, 5, 7, 8, 9, 70) if cols == 1280 else (1, 8, 9):
+    for tokens in (1, 2, 3, 5, 7, 8, 9, 70) if cols == 1280 else (1, 9):
         x = random(tokens, cols, device=device)
         found = kernels.linear(x, w)
         tolerance = FLOAT32_ERROR if tokens <= 8 else BFLOAT16_ERROR
@@ -43,7 +43,7 @@ def test_linear(kernels: CardKernels, device: torch.device, name: str, rows: int
         assert torch.equal(found, kernels.linear(x, w)), "a second run gives other bits"
 
 
-@pytest.mark.parametrize("cols", [32, 64, 128, 160, 512, 1408, 10944])
+@pytest.mark.parametrize("cols", [32, 160, 1408])
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q5_0"])
 def test_linear_of_rows_that_are_multiples_of_32_only(
     kernels: CardKernels, device: torch.device, name: str, cols: int
@@ -75,7 +75,7 @@ def test_rows(kernels: CardKernels, device: torch.device, name: str) -> None:
 @pytest.mark.parametrize(("types", "ff", "hidden"), LAYOUTS)
 def test_experts(kernels: CardKernels, device: torch.device, types: tuple[str, str], ff: int, hidden: int) -> None:
     experts = Experts(types, ff, hidden, count=7, device=device)
-    for tokens in (1, 2, 3, 8, 9, 33):
+    for tokens in (1, 3, 9, 33):
         x = random(tokens, hidden, device=device)
         slots, weights = routed(random_slots(tokens, 4, 7, absent=3), device)
         found = kernels.experts(x, experts.table, slots, weights)

@@ -53,15 +53,16 @@ _KNOWN = {
     ("linear", "Q5_0"): Cut(2, 4),
     ("linear", "IQ4_XS"): Cut(2, 4),
 }
+# The same for 2 to 8 tokens, where it is not four rows of four blocks.
+_WIDE = {"Q6_K": Cut(2, 2), "Q8_0": Cut(2, 2), "Q4_0": Cut(4, 1), "Q5_0": Cut(4, 1)}
 
 
 def known(kernel: str, decoder: Decoder, width: int) -> Cut:
     """What is good for `width` tokens at a time. Each more token takes registers, so that fewer rows fit."""
     if width == 1:
         return _KNOWN[kernel, decoder.type.name]
-    if decoder.run_words > 1:
-        return Cut(2 if kernel == "gate_up" else 4, 4)
-    return Cut(2 if kernel == "gate_up" else 4, 2 if width == 2 else 1)
+    wide = _WIDE.get(decoder.type.name, Cut(4, 4))
+    return Cut(wide.rows // 2, wide.blocks) if kernel == "gate_up" else wide  # which has rows of two matrices
 
 
 class Cuts:
