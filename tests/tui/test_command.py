@@ -27,7 +27,8 @@ class TerminalSession:
         self.keyboard, theirs = pty.openpty()
         self.mark = f"{os.getpid()} {time.monotonic_ns()}"
         command = [sys.executable, "-m", "k2lite.cli.main", "chat", str(model), "--ctx", "256", "--seed", "1"]
-        environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24", MARK: self.mark}
+        terminal = {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+        environment = os.environ | terminal | {MARK: self.mark, "K2LITE_HOME": str(model.parent / "home")}
         self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
         os.close(theirs)
         self.shown = b""
