@@ -57,6 +57,7 @@ class VirtualRam:
         self._clock, self._residency, self._drive, self._work_bytes = clock, residency, drive, work_bytes
         self._weights = no_weights()
         self._reads = 0
+        self._lent: list[Slot] = []
 
     def weights(self, key: ExpertKey) -> ExpertWeights:
         """See RamTier.weights."""
@@ -79,6 +80,11 @@ class VirtualRam:
         self._reads += 1
         self._drive.submit(key, self._work_bytes, urgency, self._clock.now)
         return True
+
+    def lend(self, nbytes: int) -> None:
+        """See RamTier.lend."""
+        self._residency.give_back(self._lent)
+        self._lent = self._residency.lend(nbytes)
 
     def is_under_way(self, key: ExpertKey) -> bool:
         """See RamTier.is_under_way."""
