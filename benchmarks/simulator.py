@@ -122,7 +122,8 @@ def _compared(setting: Setting, file: Path, folder: Path, ids: torch.Tensor) -> 
         loaded.model.settle()
         _decode(loaded, ids)  # into memory that nobody has used before: slower, and once only
         run = _Run(loaded)
-        with mock.patch.object(loaded.model._experts, "forward", run.forward):
+        experts = loaded.model._experts
+        with mock.patch.multiple(experts, forward=run.forward, announce=run.announce):
             seconds = _decode(loaded, ids)
         run.end()
     drive = setting.drive_share * (drive + probe_drive(file, 1.0).bytes_per_s) / 2
@@ -135,6 +136,7 @@ class _Run:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded, self._forward = loaded, loaded.model._experts.forward
+        self._announce, self._leads, self._announced = loaded.model._experts.announce, list[float](), 0.0
         self._times: list[tuple[int, float, float]] = []
         self.state = self._before = loaded.model.experts_state()
         self._counters_before = loaded.model.counters()
@@ -142,9 +144,18 @@ class _Run:
     def forward(self, layer: int, *arguments: Any) -> Any:
         """See Experts.forward."""
         started = time.perf_counter()
+        if self._announced:
+            self._leads.append(started - self._announced)
+            self._announced = 0.0
         y = self._forward(layer, *arguments)
         self._times.append((layer, started, time.perf_counter()))
         return y
+
+    def announce(self, layer: int, stream: torch.Tensor) -> None:
+        """See Experts.announce."""
+        if layer == self._loaded.model.config.n_dense_layers - 1:
+            self._announced = time.perf_counter()
+        self._announce(layer, stream)
 
     def end(self) -> None:
         """It is over."""
@@ -172,6 +183,12 @@ class _Run:
         gaps = [later[1] - sooner[2] for sooner, later in pairwise(self._times) if later[0] < sooner[0]]
         shared = self._loaded.model.config.n_shared_experts * self.expert_s
         return statistics.mean(gaps) + shared - self.layer_s
+
+    @property
+    def lead_s(self) -> float:
+        """Of that, what passes behind the guess of the first layer's experts."""
+        shared = self._loaded.model.config.n_shared_experts * self.expert_s
+        return max(0.0, statistics.mean(self._leads) + shared - self.layer_s)
 
     def slots(self, tier: str) -> int:
         """Experts that a tier has room for."""
@@ -210,6 +227,7 @@ def _workplace(setting: Setting, file: Path, drive: float, run: _Run) -> Workpla
         work_bytes=size,
         layer_s=run.layer_s,
         token_s=run.token_s,
+        lead_s=run.lead_s,
         cards_are_virtual=True,
         guessed_right=None if mapped else run.guessed_right,
     )

@@ -32,7 +32,8 @@ class Workplace:
 
     `slot_bytes` is what an expert takes of a budget, `work_bytes` what is read and multiplied: they differ where a
     trace of one model stands for another of the same shares. `layer_s` passes in every layer besides the experts,
-    `token_s` once a token. `layer_scale` is how many layers of the model one layer of the trace stands for.
+    `token_s` once a token, the last `lead_s` of it behind the point where the first layer's experts can be guessed.
+    `layer_scale` is how many layers of the model one layer of the trace stands for.
     `cards_are_virtual`: they lie in host memory and are multiplied by the CPU, in turn. `warm`: RAM is full from the
     start, of experts that nobody has asked for, as after reading ahead in the background. `decay` of use counts: None
     takes the runtime's. `guessed_right` is how often the look-ahead's guess of an expert is right, None for no
@@ -46,6 +47,7 @@ class Workplace:
     work_bytes: float
     layer_s: float = 0.0
     token_s: float = 0.0
+    lead_s: float = 0.0
     layer_scale: float = 1.0
     link_share: float = LINK_SHARE
     cards_are_virtual: bool = False
@@ -181,10 +183,11 @@ class _Replay:
 
     def _token(self, number: int) -> float:
         """Seconds of one token."""
-        self._clock.pass_by(self._place.token_s)
-        began = self._clock.now
         self._guess.token = number
+        self._clock.pass_by(self._place.token_s - self._place.lead_s)
         self._experts.announce(-1, self._x)  # from the dense layer in front of the first
+        self._clock.pass_by(self._place.lead_s)
+        began = self._clock.now
         for layer, experts in enumerate(self._trace.tokens[number]):
             self._clock.pass_by(self._place.layer_s)
             self._experts.announce(layer, self._x)
