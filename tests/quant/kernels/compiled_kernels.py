@@ -52,7 +52,12 @@ def jobs() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, str]]]:
         yield f"down {block}", experts.down_kernel, of(FF, "down") | SHARED | {"HIDDEN": HIDDEN}, {"h": "*i32"}
         wide = decoder.arguments(HIDDEN) | {"BLOCKS": 1024 // block.block_weights, "ALIGNED": 32, "num_warps": 1}
         yield f"expand {block}", expand.expand_kernel, wide, {}
-    yield "encode", activations._encode_kernel, {"COLS": HIDDEN, "TILE": 16, "num_warps": 4}, {"x": "*fp32", "out": "*i32"}
+    yield (
+        "encode",
+        activations._encode_kernel,
+        {"COLS": HIDDEN, "TILE": 16, "num_warps": 4},
+        {"x": "*fp32", "out": "*i32"},
+    )
     plain = {"x": "*bf16", "h": "*bf16", "starts": "*i32"}
     for most in (16, 64, 1000):
         sizes = {"COLS": HIDDEN, "FF": FF}
@@ -78,9 +83,11 @@ def resources(binary: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        read: Callable[[str, str], str] = lambda tool, option: subprocess.run(  # noqa: E731
-            [tools / tool, option, file.name], capture_output=True, text=True, check=True
-        ).stdout
+        read: Callable[[str, str], str] = lambda tool, option: (
+            subprocess.run(  # noqa: E731
+                [tools / tool, option, file.name], capture_output=True, text=True, check=True
+            ).stdout
+        )
         usage = re.search(r"REG:(\d+) STACK:(\d+)", read("cuobjdump", "-res-usage"))
         code = read("nvdisasm", "-c")
     assert usage is not None

@@ -14,7 +14,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch  # noqa: E402
 
 from quant.kernels.card import make_card_kernels  # noqa: E402
-from tests.quant.kernels.card_samples import (  # noqa: E402
+from tests.quant.kernels.card_samples import (
     TYPES,
     Experts,
     random,
