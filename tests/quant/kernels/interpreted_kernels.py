@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-import torch  # noqa: E402
+import torch
 
-from quant.kernels.card import make_card_kernels  # noqa: E402
+from quant.kernels.card import make_card_kernels
 from tests.quant.kernels.card_samples import (
     TYPES,
     Experts,
