@@ -1,1 +1,4 @@
-"""Tests on a real card. They skip themselves where there is none, and need pytest, torch, triton, numpy, safetensors and gguf alone."""
+"""Tests on a real card, which skip themselves where there is none.
+
+They need pytest, torch, triton, numpy, safetensors and gguf alone.
+"""

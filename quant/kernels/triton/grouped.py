@@ -87,9 +87,7 @@ def _numbers(chunks: list[_Chunk], device: torch.device) -> Iterator[tuple[Tenso
     return zip(parts[::2], parts[1::2], strict=True)
 
 
-def _products(
-    x: Tensor, experts: SlotTable, chunk: _Chunk, token: Tensor, numbers: tuple[Tensor, Tensor]
-) -> Tensor:
+def _products(x: Tensor, experts: SlotTable, chunk: _Chunk, token: Tensor, numbers: tuple[Tensor, Tensor]) -> Tensor:
     """[places of the chunk, hidden] float32: what its experts make of their tokens."""
     ff, hidden, count, device = experts.ff, experts.hidden, len(chunk.slots), x.device
     slots, starts = numbers

@@ -1,7 +1,7 @@
-"""A program for test_triton_compiled.py: compiles kernels for cards that need not be there, and says what came out.
+"""A program for test_triton.py: compiles kernels for cards that need not be there, and says what came out.
 
-Arguments: a compute capability without its dot. Prints one JSON object: kernel -> {registers, stack bytes, numbers of instructions
-that use shared memory or tensor cores, warps}. Needs Triton without its interpreter.
+Arguments: a compute capability without its dot. Prints one JSON object: kernel -> {registers, stack bytes, numbers of
+instructions that use shared memory or tensor cores, warps}. Needs Triton without its interpreter.
 """
 
 import json
@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,12 @@ def jobs() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, str]]]:
         yield f"down {block}", experts.down_kernel, of(FF, "down") | SHARED | {"HIDDEN": HIDDEN}, {"h": "*i32"}
         wide = decoder.arguments(HIDDEN) | {"BLOCKS": 1024 // block.block_weights, "ALIGNED": 32, "num_warps": 1}
         yield f"expand {block}", expand.expand_kernel, wide, {}
-    yield "encode", activations._encode_kernel, {"COLS": HIDDEN, "TILE": 16, "num_warps": 4}, {"x": "*fp32", "out": "*i32"}
+    yield (
+        "encode",
+        activations._encode_kernel,
+        {"COLS": HIDDEN, "TILE": 16, "num_warps": 4},
+        {"x": "*fp32", "out": "*i32"},
+    )
     plain = {"x": "*bf16", "h": "*bf16", "starts": "*i32"}
     for most in (16, 64, 1000):
         sizes = {"COLS": HIDDEN, "FF": FF}
@@ -74,15 +79,11 @@ def compiled(capability: int, kernel: Any, constants: dict[str, Any], types: dic
 
 
 def resources(binary: bytes) -> dict[str, int]:
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        read: Callable[[str, str], str] = lambda tool, option: subprocess.run(  # noqa: E731
-            [tools / tool, option, file.name], capture_output=True, text=True, check=True
-        ).stdout
-        usage = re.search(r"REG:(\d+) STACK:(\d+)", read("cuobjdump", "-res-usage"))
-        code = read("nvdisasm", "-c")
+        usage = re.search(r"REG:(\d+) STACK:(\d+)", tool_output("cuobjdump", "-res-usage", file.name))
+        code = tool_output("nvdisasm", "-c", file.name)
     assert usage is not None
     return {
         "registers": int(usage[1]),
@@ -90,6 +91,11 @@ def resources(binary: bytes) -> dict[str, int]:
         "shared_instructions": len(re.findall(r"\b(?:LDS|STS|LDSM|STSM)\b", code)),
         "matrix_instructions": len(re.findall(r"\b(?:HMMA|HGMMA)\b", code)),
     }
+
+
+def tool_output(name: str, *arguments: str) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-import torch  # noqa: E402
+import torch
 
-from quant.kernels.card import make_card_kernels  # noqa: E402
-from tests.quant.kernels.card_samples import (  # noqa: E402
+from quant.kernels.card import make_card_kernels
+from tests.quant.kernels.card_samples import (
     TYPES,
     Experts,
     random,
@@ -37,8 +37,8 @@ def main() -> int:
 def linear() -> Iterator[tuple[str, float]]:
     """Every type, with whole blocks of 256 that fill no tile, and every number of tokens for one of them."""
     for name in TYPES:
-        w, exact = sample(name, (5, 768), CPU)
-        for tokens in range(1, 9) if name == "Q4_K" else (1, 3):
+        w, exact = sample(name, (3, 768), CPU)
+        for tokens in (1, 2, 5, 8) if name == "Q4_0" else (1, 3):
             x = random(tokens, 768, device=CPU)
             yield f"linear {name} {tokens}", relative_error(KERNELS.linear(x, w), x.double() @ exact.T)
         x = random(9, 768, device=CPU)
@@ -48,8 +48,8 @@ def linear() -> Iterator[tuple[str, float]]:
 def tails() -> Iterator[tuple[str, float]]:
     """Rows that are multiples of 32 only."""
     for name in ("Q8_0", "Q4_0", "Q5_0"):
-        for cols in (32, 1408):
-            w, exact = sample(name, (5, cols), CPU)
+        for cols in (32, 352):
+            w, exact = sample(name, (3, cols), CPU)
             x = random(2, cols, device=CPU).bfloat16()
             yield f"linear {name} of {cols}", relative_error(KERNELS.linear(x, w), x.double() @ exact.T)
 
@@ -73,9 +73,9 @@ def rows() -> Iterator[tuple[str, float]]:
 
 def experts() -> Iterator[tuple[str, float]]:
     """Slots that are here and slots that are not, experts that tokens share, and all kinds of types and tails."""
-    for types, ff, hidden in (("Q4_K", "Q5_0"), 96, 256), (("Q8_0", "Q4_0"), 32, 64), (("Q4_0", "Q8_0"), 64, 32):
+    for types, ff, hidden in (("Q8_0", "Q4_0"), 32, 64), (("Q5_0", "Q8_0"), 64, 32):
         several = Experts(types, ff, hidden, count=3, device=CPU)
-        for chosen in ([[2, -1, 0]], [[2, 1], [1, -1], [0, 1]]):
+        for chosen in ([[2, -1]], [[2, 1], [1, -1], [0, 1]]):
             x = random(len(chosen), hidden, device=CPU)
             slots, weights = routed(chosen, CPU)
             found = KERNELS.experts(x, several.table, slots, weights)
