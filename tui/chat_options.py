@@ -87,7 +87,7 @@ def _key(text: str) -> tuple[str, str]:
 
 
 def _server(text: str) -> "Any":
-    from tui.launch import McpServer
+    from tui.tools.mcp_server import McpServer
 
     name, equals, command = text.partition("=")
     try:

@@ -23,7 +23,8 @@ from k2lite.safe_text import printable
 from tui.chat_options import DEFAULT_WEB_PORT, add_chat_options
 
 if TYPE_CHECKING:
-    from tui.launch import Launch, McpServer
+    from tui.launch import Launch
+    from tui.tools.mcp_server import McpServer
 
 DESCRIPTION = """Talk to a model in the terminal. Enter sends, Esc stops an answer, / shows the commands, F1 all keys,
 Ctrl+Q or Ctrl+C leaves. Conversations are saved as they grow."""

@@ -8,15 +8,7 @@ from typing import Literal
 from tui.conversation import ChatSettings
 from tui.engine_slot import EngineMaker, ModelChoice
 from tui.tool_rounds import DEFAULT_MAX_ROUNDS
-
-
-@dataclass(frozen=True)
-class McpServer:
-    """An MCP server that speaks over its stdin and stdout. `environment` is added to the few variables it gets."""
-
-    name: str
-    command: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
+from tui.tools.mcp_server import McpServer
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from k2lite.cli.options import UsageError
 from k2lite.environment import config_folder, option_from_environment
-from tui.launch import McpServer
+from tui.tools.mcp_server import McpServer
 
 FILE_NAME = "chat.toml"
 TABLES = ("keys", "mcp", "prompts")

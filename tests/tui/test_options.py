@@ -8,7 +8,8 @@ from k2lite.cli.main import build_parser
 from k2lite.cli.options import UsageError
 from tui.command import _without_option, execute, make_launch
 from tui.conversation import ChatSettings
-from tui.launch import Launch, McpServer
+from tui.launch import Launch
+from tui.tools.mcp_server import McpServer
 
 
 def launch(*arguments: str) -> Launch:

@@ -14,7 +14,7 @@ from tui.tools.tool import Arguments, Tool
 if TYPE_CHECKING:
     from mcp import Client  # type: ignore[import-not-found,unused-ignore]
 
-    from tui.launch import McpServer
+    from tui.tools.mcp_server import McpServer
 
 Result = TypeVar("Result")
 

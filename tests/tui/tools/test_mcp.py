@@ -10,7 +10,7 @@ from k2lite.events import ToolCall
 from tests.tui.fake_engine import FakeEngine, Script, says
 from tests.tui.screen import chat
 from tui.errors import ToolError
-from tui.launch import McpServer
+from tui.tools.mcp_server import McpServer
 
 SERVER = """
 import os, sys
