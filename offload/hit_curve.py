@@ -1,8 +1,8 @@
 """How often a token's expert is found among those that are kept, by the share of all experts that is kept.
 
-Nobody has published such a curve for Kimi K2, so there are two. The nominal one is the replay of this project's own
-policy on 200 tokens of Kimi-Linear (256 experts, the router of K2) by `python -m benchmarks.policies`, with its end
-fixed at 1. The pessimistic one runs through the one point known of K2: the fifth of the experts that is most likely
+Nobody has published such a curve for Kimi K2, so there are two. The nominal one rounds what decayed use counts find in
+replays of some hundred tokens of Kimi-Linear (256 experts, the router of K2); `python -m benchmarks.policies` has
+this project's own policy on such a recording. The pessimistic one runs through the one point known of K2: the fifth of the experts that is most likely
 for the next token covers 53 % of the picks (arXiv 2510.05497).
 """
 
