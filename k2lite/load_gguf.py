@@ -57,7 +57,7 @@ class ResidentTensors:
         infos = {name: info for name, info in file.tensors.items() if not is_expert_tensor(name)}
         total = sum(info.nbytes for info in infos.values())
         ranges = {name: FileRange(info.path, info.offset_bytes, info.nbytes) for name, info in infos.items()}
-        data = read_ranges(ranges, lambda done: progress(done, total))
+        data = read_ranges(ranges, lambda done: progress(min(done, total), total))
         self._tensors = {name: QuantizedTensor(info.type, info.shape, data[name]) for name, info in infos.items()}
 
     def find(self, name: str) -> QuantizedTensor | None:

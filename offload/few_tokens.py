@@ -53,6 +53,7 @@ class FewTokens:
             arrived = self._arrived(awaited)
             tiers.tally.drive.add(len(arrived), len(arrived) * tiers.layers[layer].expert_bytes)
             self._multiply(layer, sums, arrived)
+            self._ask_again(awaited, backlog)
             awaited.update(self._demand(backlog))
         return sums.total()
 
@@ -67,6 +68,13 @@ class FewTokens:
             asked[key] = row
             backlog.popleft()
         return asked
+
+    def _ask_again(self, awaited: dict[ExpertKey, int], backlog: deque[Row]) -> None:
+        """Who was here or on the way, and is no longer: a guess that failed, or one that made room for another."""
+        tiers = self._tiers
+        for key in list(awaited):
+            if tiers.residency.place(key) == DRIVE and not tiers.ram.is_under_way(key):
+                backlog.append((awaited.pop(key), key))
 
     def _arrived(self, awaited: dict[ExpertKey, int]) -> list[Row]:
         """Those that are there now, held and no longer awaited."""

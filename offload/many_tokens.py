@@ -76,6 +76,7 @@ class ManyTokens:
         while order:
             tiers.check_stop()
             self._hold_arrived(tiers.ram.collect(), absent)
+            self._look_for(order[0].key, missing, absent)
             self._request(missing, Urgency.DEMAND, absent)
             if not missing:
                 self._request(following, Urgency.LOOK_AHEAD, absent)
@@ -110,6 +111,16 @@ class ManyTokens:
             if key in absent:
                 self._tiers.hold(key)
                 absent.remove(key)
+
+    def _look_for(self, key: ExpertKey, missing: deque[ExpertKey], absent: set[ExpertKey]) -> None:
+        """The next in turn may have come unnoticed, or be lost: a guess that failed. It is held, or asked for again."""
+        tiers = self._tiers
+        if key not in absent or key in missing or tiers.ram.is_under_way(key):
+            return
+        if tiers.residency.place(key) == DRIVE:
+            missing.appendleft(key)
+        else:
+            self._hold_arrived([key], absent)
 
     def _request(self, keys: deque[ExpertKey], urgency: Urgency, absent: set[ExpertKey]) -> None:
         """Ask for experts in order, as far as there are slots, and take them out of `keys`.

@@ -258,9 +258,14 @@ class Pool:
         for device in self.devices:
             device.close()
 
+    def _is_full(self, key: ExpertKey) -> bool:
+        """Whether the card that an expert prefers has no empty slot for it."""
+        return not self._residency.cards[self._home[key[0]]].free_slots(self._residency.class_of(key[0]))
+
     def _next(self, card: int, candidates: Sequence[ExpertKey]) -> Move | None:
         home = [key for key in candidates if self._home[key[0]] == card]
-        move = self._residency.promotion([card], home) or self._residency.promotion([card], candidates)
+        guests = [key for key in candidates if self._home[key[0]] != card and self._is_full(key)]
+        move = self._residency.promotion([card], home) or self._residency.promotion([card], guests)
         if move is None:
             return None
         device, in_ram = self.devices[card], self._ram_bytes(move.key)

@@ -58,10 +58,10 @@ class TieredExperts:
     ) -> Tensor:
         """See Experts.forward. Also raises StoreError, and Stopped where `listen` has said so."""
         tiers = self._tiers
-        tiers.check_stop()
         if layer == self._first:
             tiers.residency.advance(len(x))
         try:
+            tiers.check_stop()
             if len(x) == 1:
                 chosen = ids[0].tolist()
                 y = self._few.forward(layer, x, chosen, weights[0], shared)

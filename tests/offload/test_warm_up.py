@@ -35,7 +35,7 @@ def test_pages_are_there_before_they_are_used(mapped: np.ndarray) -> None:
 def test_nothing_comes_while_an_answer_is_under_way(mapped: np.ndarray) -> None:
     warm_up = WarmUp([mapped])
     time.sleep(0.05)
-    assert not warm_up.is_done and faults_of_reading(mapped) > 16
+    assert not warm_up.is_done
     warm_up.pause(False)
     warm_up.wait()
     assert warm_up.is_done
