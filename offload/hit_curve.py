@@ -2,8 +2,8 @@
 
 Nobody has published such a curve for Kimi K2, so there are two. The nominal one rounds what decayed use counts find in
 replays of some hundred tokens of Kimi-Linear (256 experts, the router of K2); `python -m benchmarks.policies` has
-this project's own policy on such a recording. The pessimistic one runs through the one point known of K2: the fifth of the experts that is most likely
-for the next token covers 53 % of the picks (arXiv 2510.05497).
+this project's own policy on such a recording. The pessimistic one runs through the one point known of K2: the fifth of
+the experts that is most likely for the next token covers 53 % of the picks (arXiv 2510.05497).
 """
 
 import bisect
