@@ -1,12 +1,10 @@
 """Words out of memory, and what is computed with the four bytes of a word at once."""
 
-import os
-
 import triton
 import triton.language as tl
 
 # The interpreter computes in numpy, which has neither assembly nor bfloat16.
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
