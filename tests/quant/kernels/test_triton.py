@@ -38,12 +38,14 @@ def tolerance(case: str) -> float:
     return one * (EXPERT_ERROR if "experts" in case or "slots" in case else 1)
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_agree_with_the_oracle(errors: dict[str, float]) -> None:
     wrong = {case: error for case, error in errors.items() if not error < tolerance(case)}
     assert not wrong
     assert len(errors) >= CASES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TYPES)
 def test_every_type_is_looked_at(errors: dict[str, float], name: str) -> None:
     assert 0 < errors[f"linear {name} 1"] < FLOAT32_ERROR
