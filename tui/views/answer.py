@@ -94,8 +94,6 @@ class Answer(MessageView):
         ending = self.query_one(".ending", Static)
         ending.update(_ENDINGS.get(reason, ""))
         ending.set_class(reason in _ENDINGS, "used")
-        # A height that changes while the screen is being laid out would show only with the next change, and none comes.
-        self.call_after_refresh(self.refresh, layout=True)
 
     @on(Collapsible.Expanded)
     async def _show_what_was_folded(self, event: Collapsible.Expanded) -> None:
