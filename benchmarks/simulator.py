@@ -222,7 +222,7 @@ def _workplace(setting: Setting, file: Path, drive: float, run: _Run) -> Workpla
             cards=(CardSpeeds(size / run.expert_s, link, 1e12),) * len(setting.cards),
         ),
         ram_bytes=None if mapped else run.slots("RAM") * size,
-        card_bytes=tuple(int(share * model.experts_bytes) for share in setting.cards),
+        card_bytes=tuple(run.slots(f"card {number}") * size for number in range(len(setting.cards))),
         slot_bytes=size,
         work_bytes=size,
         layer_s=run.layer_s,
@@ -264,7 +264,8 @@ def _budgets(setting: Setting, file: Path) -> MemoryOptions:
     model = model_bytes_of_file(file)
     besides = model.resident_bytes + model.embedding_bytes + _BUFFER_BYTES
     budget = _EVERYTHING if setting.ram > 1 else besides + int(setting.ram * model.experts_bytes)
-    cards = tuple(CardSpec("virtual", int(share * model.experts_bytes)) for share in setting.cards)
+    sizes = [int(share * model.experts_bytes) for share in setting.cards]
+    cards = tuple(CardSpec("virtual", size, number) for number, size in enumerate(sizes))
     return MemoryOptions(ram_budget_bytes=budget, cards=cards)
 
 

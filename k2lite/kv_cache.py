@@ -1,5 +1,7 @@
 """The latent cache of multi-head latent attention: 576 values per token and layer in K2."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,11 +16,15 @@ class KvCache:
     A forward pass writes every layer at `length` and then calls `advance`.
     """
 
-    def __init__(self, config: ModelConfig, capacity: int) -> None:
+    def __init__(self, config: ModelConfig, capacity: int, devices: Sequence[torch.device] = ()) -> None:
+        """`devices` of the layers, one each; without them all are in RAM. Raises RequestError."""
         self.capacity = capacity
         self.length = 0
         try:
-            self._layers = [torch.empty(capacity, config.latent_dim) for _ in range(config.n_layers)]
+            self._layers = [
+                torch.empty(capacity, config.latent_dim, device=device)
+                for device in devices or [torch.device("cpu")] * config.n_layers
+            ]
         except RuntimeError as error:  # torch's answer when the system refuses to reserve memory
             size_gb = 4 * config.latent_dim * config.n_layers * capacity / 1e9
             raise RequestError(

@@ -1,17 +1,19 @@
 """A GGUF file's weights into a model: mapped where memory holds them all, else with experts read as they are needed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from k2lite.card_placement import CardPlacement, place_on_cards
 from k2lite.config import ModelConfig
 from k2lite.expert_slabs import expert_slabs, is_expert_tensor
-from k2lite.model import ATTENTION_TOKENS, Model
-from k2lite.router import Router
+from k2lite.layer import ATTENTION_TOKENS, Choice
+from k2lite.model import Model
 from k2lite.sizes import format_bytes
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
+from offload.card_devices import PoolCard
 from offload.experts import Experts, MappedExperts
 from offload.free_memory import default_budget_bytes
 from offload.lookahead import RouterGuess
@@ -88,10 +90,14 @@ def load_weights(
     progress(0, total)
     layers = [layer for layer in range(config.n_layers) if not config.is_dense(layer)]
     slabs = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
-    placement = place(file, config, slabs, memory, watched=isinstance(kernels, WeightWatcher))
+    if memory.cards and not slabs.layers:
+        raise RequestError("--devices has no effect: this model has no experts to put there; leave it out")
+    on_cards = place_on_cards(file, config, memory)
+    placement = place(file, config, slabs, memory, on_cards, watched=isinstance(kernels, WeightWatcher))
+    builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
         roomy = total <= default_budget_bytes()  # what is watched may be larger, and would push itself out
-        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, memory, roomy))
+        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards.cards, roomy), builders)
         if roomy:
             # Without cards experts come in the background: an answer can begin before all are there.
             names = [name for name in file.tensors if memory.cards or not is_expert_tensor(name)]
@@ -100,24 +106,32 @@ def load_weights(
         model.listen(None)
     else:
         tensors = ResidentTensors(file, progress)
-        model = build_model(config, tensors, kernels, _paged(config, slabs, memory, placement))
+        model = build_model(config, tensors, kernels, _paged(config, slabs, memory, on_cards, placement), builders)
     progress(total, total)
     return model
 
 
 def place(
-    file: GgufFile, config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, watched: bool = False
+    file: GgufFile,
+    config: ModelConfig,
+    slabs: SlabMap,
+    memory: MemoryOptions,
+    on_cards: CardPlacement,
+    watched: bool = False,
 ) -> Placement:
     """Decide between mapped and paged, and share out the budget. Raises RequestError with the numbers.
+
+    What lies `on_cards` takes no RAM.
 
     Weights that are `watched` must not come and go: they are mapped, whatever that costs.
     """
     budget = default_budget_bytes() if memory.ram_budget_bytes is None else memory.ram_budget_bytes
-    total = sum(info.nbytes for info in file.tensors.values())
+    total = sum(info.nbytes for info in file.tensors.values()) - on_cards.resident_bytes
     if total <= budget or watched or not slabs.layers:
         _check_mapped(total, budget, memory)
         return Placement(None)
     resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
+    resident -= on_cards.resident_bytes
     chunk = _chunk_tokens(budget, config)
     buffers = buffer_bytes(ATTENTION_TOKENS, config)
     smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
@@ -160,33 +174,33 @@ def _token_bytes(config: ModelConfig) -> int:
     return _VECTORS_OF_A_TOKEN * 4 * config.hidden_size
 
 
-def _mapped(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, warm_up: bool) -> MakeExperts:
+def _mapped(config: ModelConfig, slabs: SlabMap, cards: Sequence[PoolCard], warm_up: bool) -> MakeExperts:
     """Mapped experts, brought into memory in the background, and with cards if there are some."""
-    if memory.cards and not slabs.layers:
-        raise RequestError("--devices has no effect: this model has no experts to put there; leave it out")
 
-    def make(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
+    def make(reader: WeightReader, routers: Mapping[int, Choice], kernels: Kernels) -> Experts:
         layers = mapped_layers(reader, routers)
-        if memory.cards:
-            return mapped_experts_with_cards(slabs, config.experts_per_token, kernels, layers, memory.cards)
+        if cards:
+            return mapped_experts_with_cards(slabs, config.experts_per_token, kernels, layers, cards)
         arrays = [tensor.data for layer in layers.values() for tensor in layer.tensors]
         return MappedExperts(layers, kernels, WarmUp(arrays) if warm_up and arrays else None)
 
     return make
 
 
-def _paged(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, placement: Placement) -> MakeExperts:
+def _paged(
+    config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, on_cards: CardPlacement, placement: Placement
+) -> MakeExperts:
     slot_bytes = placement.slot_bytes
     assert slot_bytes is not None
 
-    def make(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
+    def make(reader: WeightReader, routers: Mapping[int, Choice], kernels: Kernels) -> Experts:
         return paged_experts(
             slabs,
             config.experts_per_token,
             kernels,
             {layer: _guess_of(router) for layer, router in routers.items()},
             slot_budget_bytes=slot_bytes,
-            cards=memory.cards,
+            cards=on_cards.cards,
             mirror=memory.mirror,
             prefill_tokens=placement.chunk_tokens,
             token_bytes=_token_bytes(config),
@@ -196,7 +210,7 @@ def _paged(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, placement
     return make
 
 
-def _guess_of(router: Router) -> RouterGuess:
+def _guess_of(router: Choice) -> RouterGuess:
     """Whom a router would choose for one token."""
 
     def guess(stream: Tensor) -> list[int]:

@@ -2,41 +2,22 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from k2lite.attention import Attention
 from k2lite.config import ModelConfig
+from k2lite.home import RAM
 from k2lite.kv_cache import KvCache
-from k2lite.norm import rms_norm
+from k2lite.layer import DecoderLayer, Head, Rotations
 from k2lite.rope import Rope
-from k2lite.router import Router
 from k2lite.routing_trace import RecordingExperts
-from offload.experts import Experts, for_all_tokens
+from offload.experts import Experts
 from offload.state import ExpertsState
 from quant.errors import EngineError, RequestError
-from quant.kernels import ExpertWeights, Kernels
+from quant.kernels import Kernels
 from quant.tensor import QuantizedTensor
-
-# Attention to longer chunks is computed in parts of this length.
-ATTENTION_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One decoder layer. `dense` is the whole feed-forward block of a dense layer, behind `dense_norm`.
-
-    The others have a router, which brings its norm, and perhaps a shared expert, which every token goes to.
-    """
-
-    attention: Attention
-    dense_norm: Tensor | None = None
-    dense: ExpertWeights | None = None
-    router: Router | None = None
-    shared: ExpertWeights | None = None
 
 
 class Model:
@@ -46,24 +27,23 @@ class Model:
         self,
         config: ModelConfig,
         embedding: QuantizedTensor,
-        layers: Sequence[Layer],
-        output_norm: Tensor,
-        head: QuantizedTensor,
+        layers: Sequence[DecoderLayer],
+        head: Head,
         experts: Experts,
         kernels: Kernels,
     ) -> None:
         self.config = config
         self._embedding = embedding
         self._layers = list(layers)
-        self._output_norm = output_norm
         self._head = head
         self._experts = experts
         self._kernels = kernels
         self._rope = Rope(config)
+        self._devices = {layer.home.device for layer in self._layers}
 
     def new_cache(self, capacity: int) -> KvCache:
-        """An empty cache for up to `capacity` tokens."""
-        return KvCache(self.config, capacity)
+        """An empty cache for up to `capacity` tokens, each layer's part beside the layer."""
+        return KvCache(self.config, capacity, [layer.home.device for layer in self._layers])
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, cache: KvCache, *, last_only: bool = True) -> Tensor:
@@ -76,18 +56,22 @@ class Model:
         self._check(ids)
         cache.reserve(len(ids))
         self._experts.prepare(len(ids))
-        rotations = self._rope.rotations(cache.length, len(ids))
+        rotations = self._rotations(cache.length, len(ids))
         x = self._kernels.rows(self._embedding, ids)
+        home = RAM
         for index, layer in enumerate(self._layers):
-            x = self._layer(index, layer, x, cache, rotations)
+            if layer.home is not home:
+                home = layer.home
+                x = home.receive(x)
+            x = layer.forward(index, x, cache, rotations[home.device], self._experts)
         cache.advance(len(ids))
         if last_only:
             x = x[-1:]
-        x = rms_norm(x, self._output_norm, self.config.rms_eps)
+        x = self._head.norm(x if self._head.home is home else self._head.home.receive(x))
         # Kernels convert activations to blocks of 8 bits, in which NaN would become some number.
         if not torch.isfinite(x).all():
             raise EngineError("the model computes NaN or inf: the file may be damaged, fetch or quantize it again")
-        return self._kernels.linear(x, self._head)
+        return self._head.logits(x)
 
     def listen(self, stop: threading.Event | None) -> None:
         """See offload.experts.Experts.listen."""
@@ -121,34 +105,13 @@ class Model:
         """Expert calls and bytes per tier since loading (offload.experts.Experts.counters)."""
         return self._experts.counters()
 
+    def _rotations(self, start: int, count: int) -> dict[torch.device, Rotations]:
+        """The angles of positions as cosines and sines, on every device that has a layer."""
+        cosines, sines = self._rope.rotations(start, count)
+        return {device: (cosines.to(device), sines.to(device)) for device in self._devices}
+
     def _check(self, ids: Tensor) -> None:
         if ids.numel() == 0:
             raise RequestError("there are no tokens to process: the prompt is empty")
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
             raise RequestError(f"token ids must be between 0 and {self.config.vocab_size - 1}, got {int(ids.max())}")
-
-    def _layer(self, index: int, layer: Layer, x: Tensor, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
-        x = _attend(layer.attention, x, index, cache, rotations)
-        if layer.router is not None:
-            h, routing = layer.router(x)
-            self._experts.announce(index, x)
-            return x + self._experts.forward(index, h, routing.ids, routing.weights, layer.shared)
-        assert layer.dense_norm is not None and layer.dense is not None
-        self._experts.announce(index, x)
-        h = rms_norm(x, layer.dense_norm, self.config.rms_eps)
-        return x + self._kernels.experts(h, [for_all_tokens(layer.dense, len(h))])
-
-
-def _attend(attention: Attention, x: Tensor, index: int, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
-    """Attention to a long chunk in parts: what it keeps in memory between its steps would grow with the chunk."""
-    if len(x) <= ATTENTION_TOKENS:
-        return attention(x, index, cache, rotations)
-    parts, start = [], cache.length
-    cosines, sines = (part.split(ATTENTION_TOKENS) for part in rotations)
-    try:
-        for part, *turned in zip(x.split(ATTENTION_TOKENS), cosines, sines, strict=True):
-            parts.append(attention(part, index, cache, (turned[0], turned[1])))
-            cache.advance(len(part))
-    finally:
-        cache.truncate(start)  # of this layer only: the chunk is not yet through
-    return torch.cat(parts)

@@ -1,6 +1,7 @@
 """Building a model out of named tensors, whatever file they come from."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 
 from k2lite.attention import Attention, AttentionWeights
 from k2lite.config import ModelConfig
-from k2lite.model import Layer, Model
+from k2lite.home import RAM, Home
+from k2lite.layer import Choice, DecoderLayer, Head, HostHead, Layer
+from k2lite.model import Model
 from k2lite.router import Router
 from k2lite.tensor_layout import key_up, tensor_layouts, value_up
 from offload.experts import Experts, FusedExperts, MappedExperts, StackedExperts
@@ -44,18 +47,18 @@ class WeightReader:
     def __init__(self, config: ModelConfig, source: TensorSource, watcher: WeightWatcher | None = None) -> None:
         self.config = config
         self.watcher = watcher
-        self._source = source
+        self.source = source
         self._shapes = {layout.name: layout.shape for layout in tensor_layouts(config)}
 
     def has(self, name: str) -> bool:
         """Whether the source has a tensor of this name."""
-        return self._source.find(name) is not None
+        return self.source.find(name) is not None
 
     def quantized(self, name: str, shape: tuple[int, ...] | None = None) -> QuantizedTensor:
         """The tensor as it lies in the file. Raises the source's error when it is missing or has another shape."""
-        tensor = self._source.find(name)
+        tensor = self.source.find(name)
         if tensor is None:
-            raise self._source.error(f"tensor {name} is missing: the file is incomplete, convert or download it again")
+            raise self.source.error(f"tensor {name} is missing: the file is incomplete, convert or download it again")
         self.check_shape(name, tensor.shape, shape)
         return self.watched(name, tensor)
 
@@ -63,7 +66,7 @@ class WeightReader:
         """Raises the source's error when a tensor has another shape than `expected`, or than the model asks for."""
         expected = expected or self._shapes[name]
         if found != expected:
-            raise self._source.error(
+            raise self.source.error(
                 f"tensor {name} has shape {list(found)}, but the model's metadata asks for {list(expected)}: "
                 "the file is damaged, convert or download it again"
             )
@@ -78,49 +81,80 @@ class WeightReader:
         """The decoded tensor in f32, for norms, biases and routers. Raises the source's error for NaN or inf."""
         values = dequantize(self.quantized(name))
         if not torch.isfinite(values).all():
-            raise self._source.error(
+            raise self.source.error(
                 f"tensor {name} holds NaN or inf: the file is damaged, convert or download it again"
             )
         return values
 
 
 # Makes the door to the experts, once all else is there; the routers are those of the layers that have some.
-MakeExperts = Callable[[WeightReader, Mapping[int, Router], Kernels], Experts]
+MakeExperts = Callable[[WeightReader, Mapping[int, Choice], Kernels], Experts]
+
+
+class Builder(Protocol):
+    """Makes parts of a model in one home."""
+
+    def layer(self, reader: WeightReader, index: int) -> DecoderLayer:
+        """The `index`-th decoder layer."""
+
+    def head(self, reader: WeightReader) -> Head:
+        """The last norm and the product with the vocabulary."""
+
+
+@dataclass(frozen=True)
+class HostBuilder:
+    """Parts that the processor computes, on weights where `reader` finds them."""
+
+    kernels: Kernels
+    home: Home = RAM
+
+    def layer(self, reader: WeightReader, index: int) -> Layer:
+        """See Builder.layer."""
+        config, prefix = reader.config, f"blk.{index}."
+        attention = Attention(attention_weights(reader, index), config, self.kernels, reader.watcher is not None)
+        norm = reader.floats(f"{prefix}ffn_norm.weight")
+        if config.is_dense(index):
+            dense = feed_forward(reader, index, "")
+            return Layer(attention, self.kernels, config.rms_eps, dense_norm=norm, dense=dense, home=self.home)
+        shared = feed_forward(reader, index, "_shexp") if config.n_shared_experts else None
+        weight, bias = router_weights(reader, index)
+        router = Router(norm, weight, bias, config, self.kernels)
+        return Layer(attention, self.kernels, config.rms_eps, router=router, shared=shared, home=self.home)
+
+    def head(self, reader: WeightReader) -> HostHead:
+        """See Builder.head."""
+        norm = reader.floats("output_norm.weight")
+        return HostHead(head_weight(reader), norm, reader.config.rms_eps, self.kernels, self.home)
 
 
 def build_model(
-    config: ModelConfig, source: TensorSource, kernels: Kernels, make_experts: MakeExperts | None = None
+    config: ModelConfig,
+    source: TensorSource,
+    kernels: Kernels,
+    make_experts: MakeExperts | None = None,
+    builders: Sequence[Builder] = (),
 ) -> Model:
-    """Connect every weight of `source` to the layer that uses it. Without `make_experts`, experts are mapped."""
+    """Connect every weight of `source` to the layer that uses it. Without `make_experts`, experts are mapped.
+
+    `builders`, one for each layer and one for the head, say where each of them computes; without any, the processor.
+    """
     reader = WeightReader(config, source, kernels if isinstance(kernels, WeightWatcher) else None)
-    layers = [_layer(reader, index, kernels) for index in range(config.n_layers)]
+    *of_layers, of_head = builders or [HostBuilder(kernels)] * (config.n_layers + 1)
+    layers = [builder.layer(reader, index) for index, builder in enumerate(of_layers)]
     routers = {index: layer.router for index, layer in enumerate(layers) if layer.router is not None}
     experts = (make_experts or _mapped_experts)(reader, routers, kernels)
     embedding = reader.quantized("token_embd.weight")
-    # A file without a head has tied embeddings, whatever its metadata says: that is how the format marks them.
-    head = reader.quantized("output.weight") if reader.has("output.weight") else embedding
-    return Model(
-        config=config,
-        embedding=embedding,
-        layers=layers,
-        output_norm=reader.floats("output_norm.weight"),
-        head=head,
-        experts=experts,
-        kernels=kernels,
-    )
+    return Model(config, embedding, layers, of_head.head(reader), experts, kernels)
 
 
-def _layer(reader: WeightReader, index: int, kernels: Kernels) -> Layer:
-    config, prefix = reader.config, f"blk.{index}."
-    attention = Attention(_attention(reader, prefix), config, kernels, reader.watcher is not None)
-    norm = reader.floats(f"{prefix}ffn_norm.weight")
-    if config.is_dense(index):
-        return Layer(attention, dense_norm=norm, dense=_feed_forward(reader, prefix, ""))
-    shared = _feed_forward(reader, prefix, "_shexp") if config.n_shared_experts else None
-    return Layer(attention, router=_router(reader, prefix, norm, kernels), shared=shared)
+def head_weight(reader: WeightReader) -> QuantizedTensor:
+    """A file without a head has tied embeddings, whatever its metadata says: that is how the format marks them."""
+    return reader.quantized("output.weight" if reader.has("output.weight") else "token_embd.weight")
 
 
-def _attention(reader: WeightReader, prefix: str) -> AttentionWeights:
+def attention_weights(reader: WeightReader, index: int) -> AttentionWeights:
+    """A layer's attention as it lies in the file."""
+    prefix = f"blk.{index}."
     low_rank = reader.config.q_lora_rank is not None
     k_b, v_b = _kv_up(reader, prefix)
     return AttentionWeights(
@@ -155,19 +189,20 @@ def float_tensor(values: Tensor) -> QuantizedTensor:
     return QuantizedTensor(float32, tuple(values.shape), encode(values, float32))
 
 
-def _feed_forward(reader: WeightReader, prefix: str, suffix: str) -> ExpertWeights:
+def feed_forward(reader: WeightReader, index: int, suffix: str) -> ExpertWeights:
     """A dense block or a shared expert: the same three matrices as a routed expert has."""
-    gate, up, down = (reader.quantized(f"{prefix}ffn_{part}{suffix}.weight") for part in ("gate", "up", "down"))
+    gate, up, down = (reader.quantized(f"blk.{index}.ffn_{part}{suffix}.weight") for part in ("gate", "up", "down"))
     return ExpertWeights(gate, up, down)
 
 
-def _router(reader: WeightReader, prefix: str, norm: Tensor, kernels: Kernels) -> Router:
+def router_weights(reader: WeightReader, index: int) -> tuple[Tensor, Tensor | None]:
+    """The router's weight [experts, hidden] f32, and its bias [experts] where it has one."""
     biased = reader.config.scoring == "sigmoid"
-    bias = reader.floats(f"{prefix}exp_probs_b.bias") if biased else None
-    return Router(norm, reader.floats(f"{prefix}ffn_gate_inp.weight"), bias, reader.config, kernels)
+    bias = reader.floats(f"blk.{index}.exp_probs_b.bias") if biased else None
+    return reader.floats(f"blk.{index}.ffn_gate_inp.weight"), bias
 
 
-def _mapped_experts(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
+def _mapped_experts(reader: WeightReader, routers: Mapping[int, Choice], kernels: Kernels) -> Experts:
     return MappedExperts(mapped_layers(reader, routers), kernels)
 
 

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from offload.arena import Arena
-from offload.dispatch import UNKNOWN_MACHINE, CardSpeeds, MachineSpeeds, MeasuredSpeeds
+from offload.card_devices import PoolCard, pool_device, speeds_of
+from offload.dispatch import UNKNOWN_MACHINE, MachineSpeeds, MeasuredSpeeds
 from offload.drive import Drive
 from offload.lookahead import RouterGuess
-from offload.memory_options import CardSpec
 from offload.mirror import mirror_drive
 from offload.multiply import Multiplier
-from offload.pool import Pool, PoolDevice, VirtualCard
+from offload.pool import Pool, PoolDevice
 from offload.ram_tier import LayerExperts, MappedTier, PagedTier, RamTier
 from offload.reader import DriveReader
 from offload.residency import ExpertLayout, Residency
@@ -21,9 +22,6 @@ from offload.tiered import TieredExperts
 from offload.tiers import LayerFacts, Tiers
 from quant.errors import StoreError
 from quant.kernels import Kernels
-
-# A virtual card is memory like any other: its link is a copy within RAM.
-_VIRTUAL_SPEEDS = CardSpeeds(memory_bytes_per_s=30e9, link_bytes_per_s=10e9, flops=300e9)
 
 
 def layout_of(slabs: SlabMap, used_per_token: int) -> ExpertLayout:
@@ -42,7 +40,7 @@ def paged_experts(
     routers: Mapping[int, RouterGuess],
     *,
     slot_budget_bytes: int,
-    cards: Sequence[CardSpec] = (),
+    cards: Sequence[PoolCard] = (),
     mirror: Path | None = None,
     prefill_tokens: int | None = None,
     token_bytes: int = 0,
@@ -57,7 +55,7 @@ def paged_experts(
         raise StoreError(
             f"{slot_budget_bytes} bytes for experts are too few: one of each size takes {layout.smallest_budget_bytes}"
         )
-    residency = Residency(layout, slot_budget_bytes, [card.capacity_bytes for card in cards])
+    residency = Residency(layout, slot_budget_bytes, [card.slot_bytes for card in cards])
     with ExitStack() as stack:
         drives = [stack.enter_context(Drive(slabs.paths))]
         if mirror is not None:
@@ -75,17 +73,17 @@ def mapped_experts_with_cards(
     used_per_token: int,
     kernels: Kernels,
     layers: Mapping[int, LayerExperts],
-    cards: Sequence[CardSpec],
+    cards: Sequence[PoolCard],
 ) -> TieredExperts:
     """Experts that all lie in mapped memory, the hottest of them on cards too."""
-    residency = Residency(layout_of(slabs, used_per_token), None, [card.capacity_bytes for card in cards])
+    residency = Residency(layout_of(slabs, used_per_token), None, [card.slot_bytes for card in cards])
     return TieredExperts(_tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards), {})
 
 
-def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels, cards: Sequence[CardSpec]) -> Tiers:
+def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels, cards: Sequence[PoolCard]) -> Tiers:
     multiplier = Multiplier(kernels)
     speeds = MeasuredSpeeds(_machine(cards))
-    devices = [_card(number, card, residency, slabs, multiplier) for number, card in enumerate(cards)]
+    devices = [_device(number, card, residency, slabs, multiplier) for number, card in enumerate(cards)]
     return Tiers(
         layers={
             layer: LayerFacts(found.experts, found.expert_bytes, found.expert_weights)
@@ -93,28 +91,27 @@ def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels,
         },
         residency=residency,
         ram=ram,
-        pool=Pool(devices, residency, speeds, ram.slot_bytes),
+        pool=Pool(devices, residency, speeds, ram.slot_bytes, homes=_homes(cards)),
         multiplier=multiplier,
         speeds=speeds,
         tally=Tally(cards=tuple(TierTally() for _ in cards)),
     )
 
 
-def _machine(cards: Sequence[CardSpec]) -> MachineSpeeds:
-    known = UNKNOWN_MACHINE
-    return MachineSpeeds(
-        cpu_bytes_per_s=known.cpu_bytes_per_s,
-        drive_bytes_per_s=known.drive_bytes_per_s,
-        cpu_flops=known.cpu_flops,
-        cards=(_VIRTUAL_SPEEDS,) * len(cards),
-    )
+def _machine(cards: Sequence[PoolCard]) -> MachineSpeeds:
+    return replace(UNKNOWN_MACHINE, cards=tuple(speeds_of(card.spec) for card in cards))
 
 
-def _card(number: int, spec: CardSpec, residency: Residency, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:
+def _homes(cards: Sequence[PoolCard]) -> dict[int, int]:
+    """The card that has each layer, of those that are on cards."""
+    return {layer: number for number, card in enumerate(cards) for layer in card.layers}
+
+
+def _device(number: int, card: PoolCard, residency: Residency, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:
     table = residency.cards[number]
-    if not any(table.slots):
+    if not any(table.slots) and not card.layers:
         raise StoreError(
-            f"card {number} has {spec.capacity_bytes} bytes, but one expert of each size takes "
+            f"card {number} has {card.spec.capacity_bytes} bytes, but one expert of each size takes "
             f"{residency.layout.smallest_budget_bytes}: give it more (--devices, --vram-budget) or leave it out"
         )
-    return VirtualCard(f"virtual-{number}", table.classes, table.slots, slabs.layers, multiplier)
+    return pool_device(card, table, slabs, multiplier)

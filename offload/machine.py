@@ -8,23 +8,31 @@ GIB = 1 << 30
 RAM_RESERVE = 1 / 8
 # A sixteenth for fragmentation and a display.
 CARD_RESERVE = 1 / 16
+# The driver's context, the kernels, activations, and staging for what is on its way to the card.
+CARD_BUFFER_BYTES = 1 * GIB
 
 
 @dataclass(frozen=True)
 class Card:
     """A graphics card. Speeds in bytes/s: its own memory read, and copies to it from the host. `flops` are operations
-    per second in products of 16-bit matrices."""
+    per second in products of 16-bit matrices. A virtual one is memory of the host, all of it for weights and cache."""
 
     name: str
     memory_bytes: int
     read_bytes_per_s: float
     link_bytes_per_s: float
     flops: float
+    is_virtual: bool = False
 
     @property
     def usable_bytes(self) -> int:
         """What weights, cache and buffers may take together."""
-        return int(self.memory_bytes * (1 - CARD_RESERVE))
+        return self.memory_bytes if self.is_virtual else int(self.memory_bytes * (1 - CARD_RESERVE))
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Of these, what is for neither weights nor cache."""
+        return 0 if self.is_virtual else CARD_BUFFER_BYTES
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,4 @@ class Machine:
             names[card.name] = names.get(card.name, 0) + 1
         cards = ", ".join(f"{count} x {name}" for name, count in names.items()) or "no card"
         drive = "no drive" if self.drive_bytes_per_s is None else f"drive {self.drive_bytes_per_s / 1e9:.3g} GB/s"
-        return (
-            f"{cards}; {self.ram_bytes / GIB:.4g} GiB RAM at {self.ram_bytes_per_s / 1e9:.3g} GB/s; {drive}"
-        )
+        return f"{cards}; {self.ram_bytes / GIB:.4g} GiB RAM at {self.ram_bytes_per_s / 1e9:.3g} GB/s; {drive}"

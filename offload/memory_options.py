@@ -1,16 +1,17 @@
-"""What a user may say about where experts live."""
+"""What a user may say about where a model lives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class CardSpec:
-    """A card to be used for experts: its kind and how many bytes of it."""
+    """A card to be used: the `number`-th of its kind (None: all of them), and bytes of it (None: what is free)."""
 
-    kind: Literal["virtual"]
-    capacity_bytes: int
+    kind: Literal["virtual", "cuda"]
+    capacity_bytes: int | None
+    number: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,11 @@ class MemoryOptions:
     """Budgets and places. `ram_budget_bytes` None means what is free, less head-room for the system.
 
     It covers all weights in RAM and the buffers of computation, not the KV cache. `mirror` is a second copy of the
-    model's file on another drive: the first of its shards, where it has some.
+    model's file on another drive: the first of its shards, where it has some. Cards keep the cache of
+    `context_tokens` positions beside their layers.
     """
 
     ram_budget_bytes: int | None = None
     cards: tuple[CardSpec, ...] = ()
     mirror: Path | None = None
+    context_tokens: int = field(default=8192, compare=False)

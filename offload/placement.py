@@ -1,13 +1,12 @@
 """What goes where on a machine: resident weights and cache first, experts into what is left, fastest place first."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from offload.layer_ranges import divide_layers
-from offload.machine import GIB, Machine
+from offload.machine import GIB, Card, Machine
 from offload.model_bytes import ModelBytes
 
-# The driver's context, the kernels, activations, and staging for what is on its way to the card.
-CARD_BUFFER_BYTES = 1 * GIB
 # The interpreter with torch, activations, and buffers of the drive's reads.
 RAM_BUFFER_BYTES = 3 * GIB // 2
 # Fewer slots than two tokens of a layer use, and every read waits for a slot.
@@ -72,12 +71,7 @@ class Placement:
 def place_model(machine: Machine, model: ModelBytes, context_tokens: int) -> Placement:
     """Where everything goes when `context_tokens` tokens of cache are kept. Touches nothing."""
     parts = _parts(model, context_tokens)
-    rooms = [max(0, card.usable_bytes - CARD_BUFFER_BYTES) for card in machine.cards]
-    ranges = divide_layers([resident + cache for resident, cache in parts], rooms)
-    cards = [
-        _place(f"card {number}", card.memory_bytes, card.usable_bytes, CARD_BUFFER_BYTES, parts, held)
-        for number, (card, held) in enumerate(zip(machine.cards, ranges, strict=True))
-    ]
+    cards, ranges = place_layers(machine.cards, model, context_tokens)
     cards = _fill_alike(cards, model)
     left = model.expert_count - sum(place.expert_count for place in cards)
     behind = range(ranges[-1].stop if ranges else 0, len(parts))
@@ -90,6 +84,20 @@ def place_model(machine: Machine, model: ModelBytes, context_tokens: int) -> Pla
     drive_bytes = int(on_drive * model.mean_expert_bytes)
     missing, where = _missing(machine, model, room_bytes, drive_bytes)
     return Placement((*cards, ram), mapped, on_drive, drive_bytes, missing, where)
+
+
+def place_layers(
+    machine_cards: Sequence[Card], model: ModelBytes, context_tokens: int
+) -> tuple[list[Place], list[range]]:
+    """Each card with its layers and cache and no experts yet, and which layers those are; the last part is the head."""
+    parts = _parts(model, context_tokens)
+    rooms = [max(0, card.usable_bytes - card.buffer_bytes) for card in machine_cards]
+    ranges = divide_layers([resident + cache for resident, cache in parts], rooms)
+    places = [
+        _place(f"card {number}", card.memory_bytes, card.usable_bytes, card.buffer_bytes, parts, held)
+        for number, (card, held) in enumerate(zip(machine_cards, ranges, strict=True))
+    ]
+    return places, ranges
 
 
 def _parts(model: ModelBytes, context_tokens: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ How it does the latter is its own affair; a virtual card lies in host memory and
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,11 +38,11 @@ class PoolDevice(Protocol):
     name: str
     is_exact: bool
 
-    def upload(self, source: np.ndarray, target: Slot) -> None:
-        """Copy a slot's bytes from RAM to one of its own. They may be used when this returns."""
+    def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
+        """Copy an expert from a slot in RAM to one of its own. It may be used when this returns."""
 
-    def download(self, source: Slot, target: np.ndarray) -> None:
-        """Copy the bytes of one of its slots to RAM."""
+    def download(self, key: ExpertKey, source: Slot, target: np.ndarray) -> None:
+        """Copy an expert from one of its slots to one in RAM."""
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """Begin to multiply x [T, hidden] f32 by experts in its slots, as Kernels.experts would."""
@@ -68,11 +68,11 @@ class VirtualCard:
         self._arena = Arena(classes, slots)
         self._layers, self._multiplier = layers, multiplier
 
-    def upload(self, source: np.ndarray, target: Slot) -> None:
+    def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         """See PoolDevice.upload."""
         np.copyto(self._arena.array(target)[: source.size], source)
 
-    def download(self, source: Slot, target: np.ndarray) -> None:
+    def download(self, key: ExpertKey, source: Slot, target: np.ndarray) -> None:
         """See PoolDevice.download."""
         np.copyto(target, self._arena.array(source)[: target.size])
 
@@ -177,10 +177,12 @@ class Pool:
         ram_bytes: Callable[[ExpertKey], Callable[[], np.ndarray]],
         copiers: Sequence[Copier] | None = None,
         link_share: float = LINK_SHARE,
+        homes: Mapping[int, int] | None = None,
     ) -> None:
         """`ram_bytes` of an expert gives, in the copying thread, the bytes of its slot in RAM, to copy from or to.
 
         `copiers`, one for each device, None for a thread for each. They get `link_share` of their links' time.
+        `homes` are the cards that have layers, by layer; layers that none has are shared out in order.
         """
         self._link_share = link_share
         self.devices = tuple(devices)
@@ -191,7 +193,8 @@ class Pool:
         self._allowance = [0.0] * len(devices)  # experts that each link may be given
         self.busy_s = [0.0] * len(devices)
         layers = sorted(residency.layout.counts)
-        self._home = {layer: index * len(devices) // len(layers) for index, layer in enumerate(layers)}
+        shared_out = {layer: index * len(devices) // len(layers) for index, layer in enumerate(layers)}
+        self._home = shared_out | {layer: card for layer, card in (homes or {}).items() if layer in shared_out}
 
     def home(self, layer: int) -> int:
         """The card that the experts of a layer prefer."""
@@ -270,5 +273,5 @@ class Pool:
             return None
         device, in_ram = self.devices[card], self._ram_bytes(move.key)
         if isinstance(move, Promotion):
-            return Move(move, lambda: device.upload(in_ram(), move.target))
-        return Move(move, lambda: device.download(move.source, in_ram()))
+            return Move(move, lambda: device.upload(move.key, in_ram(), move.target))
+        return Move(move, lambda: device.download(move.key, move.source, in_ram()))

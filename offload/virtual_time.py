@@ -158,10 +158,10 @@ class SimulatedCard:
         self._expert_s = work_bytes / speeds.memory_bytes_per_s
         self._handover_s = speeds.handover_s
 
-    def upload(self, source: np.ndarray, target: Slot) -> None:
+    def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         """See PoolDevice.upload: the link takes the time."""
 
-    def download(self, source: Slot, target: np.ndarray) -> None:
+    def download(self, key: ExpertKey, source: Slot, target: np.ndarray) -> None:
         """See PoolDevice.download."""
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:

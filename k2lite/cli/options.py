@@ -154,7 +154,12 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="RAM for all weights and buffers, as in 48G (default: what is free, less an eighth)",
     )
-    add_option(parser, "--devices", metavar="CARDS", help="cards for experts: virtual:NxSIZE makes some out of RAM")
+    add_option(
+        parser,
+        "--devices",
+        metavar="CARDS",
+        help="cards for layers and experts: cuda (all), cuda:0,1, or virtual:NxSIZE, made out of RAM",
+    )
     add_option(parser, "--vram-budget", type=positive, metavar="SIZE", help="of each card (default: all of it)")
     add_option(
         parser, "--mirror", metavar="PATH", help="copy of the model on another drive: experts are read from both"

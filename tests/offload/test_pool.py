@@ -10,7 +10,7 @@ import pytest
 from offload.dispatch import CardSpeeds, MachineSpeeds, MeasuredSpeeds
 from offload.pool import Pool
 from offload.residency import RAM, ExpertLayout, Residency
-from offload.slots import Slot
+from offload.slots import ExpertKey, Slot
 
 BYTES = 1000
 LAYOUT = ExpertLayout({1: 8, 2: 8}, {1: BYTES, 2: BYTES}, 2)
@@ -24,12 +24,12 @@ class FakeCard:
         self.memory: dict[Slot, bytes] = {}
         self.broken = self.closed = False
 
-    def upload(self, source: np.ndarray, target: Slot) -> None:
+    def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         if self.broken:
             raise RuntimeError("the card has fallen off the bus")
         self.memory[target] = source.tobytes()
 
-    def download(self, source: Slot, target: np.ndarray) -> None:
+    def download(self, key: ExpertKey, source: Slot, target: np.ndarray) -> None:
         target[:] = np.frombuffer(self.memory[source], np.uint8)
 
     def begin(self, x: Any, works: Sequence[Any]) -> Any:

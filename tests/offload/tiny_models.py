@@ -16,6 +16,7 @@ from k2lite.load_gguf import GgufTensors, _guess_of
 from k2lite.model import Model
 from k2lite.weights import WeightReader, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
+from offload.card_devices import PoolCard
 from offload.experts import Experts
 from offload.memory_options import CardSpec
 from offload.tiered import TieredExperts
@@ -52,7 +53,7 @@ class TinyModel:
 
     def make_experts(self, setting: Setting) -> Experts:
         """Experts in other places than the mapped file alone."""
-        cards = [CardSpec("virtual", size) for size in setting.card_bytes]
+        cards = [PoolCard(CardSpec("virtual", size), size) for size in setting.card_bytes]
         used = self.config.experts_per_token
         if setting.slot_bytes is None:
             layers = mapped_layers(self.reader, self.layers)

@@ -1,0 +1,96 @@
+"""Which parts of a model go to which card: layers first, by contiguous ranges, experts into what is left."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from k2lite.config import ModelConfig
+from k2lite.engine_options import DEFAULT_CONTEXT_TOKENS
+from k2lite.home import Home
+from k2lite.layer import HostHead, Layer
+from k2lite.model_bytes import SizedTensor, model_bytes
+from k2lite.weights import Builder, HostBuilder, TensorSource, WeightReader
+from offload.card_devices import PoolCard, card_kernels, facts_of, present_cards
+from offload.memory_options import MemoryOptions
+from offload.model_bytes import ModelBytes
+from offload.placement import place_layers
+from quant.errors import K2Error
+from quant.gguf.gguf_file import GgufFile
+from quant.kernels import Kernels
+from quant.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class CardPlacement:
+    """The cards, what each holds, and how many of the bytes that every token needs lie there rather than in RAM."""
+
+    cards: tuple[PoolCard, ...] = ()
+    resident_bytes: int = 0
+
+    def builders(self, config: ModelConfig, kernels: Kernels) -> list[Builder]:
+        """Who makes each layer, and the head behind them. Raises UnsupportedError where cards have no kernels."""
+        builders: list[Builder] = [HostBuilder(kernels)] * (config.n_layers + 1)
+        for card in self.cards:
+            if card.layers:
+                builders[card.layers.start : card.layers.stop] = [_builder(card, kernels)] * len(card.layers)
+        return builders
+
+
+def place_on_cards(file: GgufFile, config: ModelConfig, memory: MemoryOptions) -> CardPlacement:
+    """What goes to the cards that `memory` names. Touches no card but to ask what is free. Raises RequestError."""
+    specs = present_cards(memory.cards)
+    tensors = [SizedTensor(info.name, info.weights, info.nbytes) for info in file.tensors.values()]
+    model = model_bytes(tensors, config, config.name or "")
+    context_tokens = min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
+    places, ranges = place_layers([facts_of(spec) for spec in specs], model, context_tokens)
+    cards = (
+        PoolCard(spec, max(0, place.free_bytes), held) for spec, place, held in zip(specs, places, ranges, strict=True)
+    )
+    return CardPlacement(tuple(cards), sum(_resident_bytes(model, held) for held in ranges))
+
+
+def _resident_bytes(model: ModelBytes, held: Sequence[int]) -> int:
+    """Of the layers `held`, and of the head, which comes behind them."""
+    parts = [*(layer.resident for layer in model.layers), model.outer_bytes]
+    return sum(parts[part] for part in held)
+
+
+def _builder(card: PoolCard, kernels: Kernels) -> Builder:
+    home = Home(card.name, card.device)
+    if card.spec.kind == "virtual":
+        return VirtualBuilder(kernels, home)
+    from k2lite.card_weights import CardBuilder  # where no card is, its attention need not be loaded
+
+    return CardBuilder(home, card_kernels())
+
+
+@dataclass(frozen=True)
+class VirtualBuilder:
+    """Parts on a virtual card: copies of their weights, which the processor multiplies."""
+
+    kernels: Kernels
+    home: Home
+
+    def layer(self, reader: WeightReader, index: int) -> Layer:
+        """See Builder.layer."""
+        return HostBuilder(self.kernels, self.home).layer(_copying(reader), index)
+
+    def head(self, reader: WeightReader) -> HostHead:
+        """See Builder.head."""
+        return HostBuilder(self.kernels, self.home).head(_copying(reader))
+
+
+class _Copies:
+    """A source whose tensors are copies."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self.error: type[K2Error] = source.error
+        self._source = source
+
+    def find(self, name: str) -> QuantizedTensor | None:
+        """See TensorSource.find."""
+        found = self._source.find(name)
+        return None if found is None else QuantizedTensor(found.type, found.shape, found.data.copy())
+
+
+def _copying(reader: WeightReader) -> WeightReader:
+    return WeightReader(reader.config, _Copies(reader.source), reader.watcher)

@@ -1,0 +1,45 @@
+"""Where a layer's weights lie and are multiplied: RAM, or the memory of a card."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quant.errors import StoreError
+
+_HOST = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Home:
+    """A memory and who computes in it. Virtual cards are homes too, on the host's device."""
+
+    name: str
+    device: torch.device = _HOST
+
+    def receive(self, x: Tensor) -> Tensor:
+        """A copy of `x` here, from wherever it is: between cards that cannot reach each other, by way of the host."""
+        with self.active():
+            return x.clone() if x.device == self.device else x.to(self.device)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Kernels that are called in this block run here. Raises StoreError for what the card cannot do any more."""
+        try:
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    yield
+            else:
+                yield
+        except torch.OutOfMemoryError as error:
+            raise StoreError(
+                f"{self.name} has no memory left to compute in: leave it more (smaller --vram-budget, --ctx or prompt)"
+            ) from error
+        except torch.AcceleratorError as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"{self.name} has failed ({reason}): start again without it (--devices)") from error
+
+
+RAM = Home("RAM")

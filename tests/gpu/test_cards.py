@@ -1,0 +1,137 @@
+"""Experts in a card's slots and layers on a card, beside the same on the processor."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from k2lite.attention import AttentionWeights
+from k2lite.card_attention import CardAttention, CardAttentionWeights
+from k2lite.config import ModelConfig
+from k2lite.config_json import config_from_json
+from k2lite.kv_cache import KvCache
+from k2lite.rope import Rope
+from k2lite.synth.families import shape_named
+from offload.drive import BLOCK_BYTES
+from offload.kernel_card import KernelCard
+from offload.multiply import CardWork
+from offload.slabs import LayerSlabs, StackedTensor
+from offload.slots import SizeClass, Slot
+from quant.encode.decode import dequantize
+from quant.kernels.card import CardKernels, make_card_kernels
+from quant.kernels.card_floats import CardFloats
+from quant.tensor import QuantizedTensor
+from quant.types import block_type
+from tests.quant.kernels.card_samples import random_blocks
+
+pytestmark = pytest.mark.gpu
+
+EXPERTS, FF, HIDDEN = 12, 512, 1024
+ERROR = 1e-2
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.cpu() - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt())
+
+
+@pytest.fixture(scope="module")
+def slabs() -> LayerSlabs:
+    def part(name: str, rows: int, cols: int, offset: int) -> StackedTensor:
+        return StackedTensor(Path("none"), offset, block_type(name), (EXPERTS, rows, cols))
+
+    return LayerSlabs((part("Q4_K", FF, HIDDEN, 32), part("Q4_K", FF, HIDDEN, 4096), part("Q6_K", HIDDEN, FF, 96)))
+
+
+def expert_in_ram(slabs: LayerSlabs, expert: int) -> np.ndarray:
+    slot = np.zeros(slabs.slot_bytes, np.uint8)
+    start = 0
+    for number, part in enumerate(slabs.parts):
+        first = start + part.start(expert) % BLOCK_BYTES
+        data = random_blocks(part.type, part.shape[1:], 3 * expert + number).data
+        slot[first : first + len(data)] = data
+        start += part.room_bytes
+    return slot
+
+
+def card_of(slabs: LayerSlabs, device: torch.device, kernels: CardKernels) -> KernelCard:
+    classes = [SizeClass(slabs.slot_bytes, EXPERTS)]
+    card = KernelCard("card", device, classes, [EXPERTS], {1: slabs}, kernels)
+    for expert in range(EXPERTS):
+        card.upload((1, expert), expert_in_ram(slabs, expert), Slot(0, (expert * 5) % EXPERTS))
+    return card
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 50])
+def test_experts_in_slots(slabs: LayerSlabs, device: torch.device, kernels: CardKernels, tokens: int) -> None:
+    on_card = card_of(slabs, device, kernels)
+    expected = card_of(slabs, torch.device("cpu"), make_card_kernels("reference"))
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(tokens, HIDDEN, generator=generator)
+    works = []
+    for expert in range(0, EXPERTS, 2):
+        chosen = torch.arange(tokens)[expert % 3 :: 2]
+        if len(chosen):
+            scales = torch.rand(len(chosen), generator=generator)
+            works.append(CardWork((1, expert), Slot(0, (expert * 5) % EXPERTS), chosen, scales))
+    results = []
+    for card in (on_card, expected):
+        y = torch.zeros(x.shape)
+        card.begin(x, works)(y)
+        results.append(y)
+    assert relative_error(results[0], results[1]) < ERROR
+
+
+def test_what_goes_to_a_card_comes_back_while_it_computes(
+    slabs: LayerSlabs, device: torch.device, kernels: CardKernels
+) -> None:
+    card = card_of(slabs, device, kernels)
+    x = torch.randn(1, HIDDEN)
+    work = CardWork((1, 0), Slot(0, 0), torch.tensor([0]), torch.tensor([1.0]))
+    for expert in range(1, EXPERTS):
+        result = card.begin(x, [work])
+        back = np.zeros(slabs.slot_bytes, np.uint8)
+        card.download((1, expert), Slot(0, (expert * 5) % EXPERTS), back)
+        assert np.array_equal(back, expert_in_ram(slabs, expert))
+        result(torch.zeros(1, HIDDEN))
+
+
+def attention_weights(c: ModelConfig) -> AttentionWeights:
+    def weights(shape: tuple[int, ...], seed: int) -> QuantizedTensor:
+        return random_blocks(block_type("Q8_0"), shape, seed)
+
+    def norm(size: int) -> Tensor:
+        return torch.rand(size, generator=torch.Generator().manual_seed(size)) + 0.5
+
+    assert c.q_lora_rank is not None
+    return AttentionWeights(
+        norm=norm(c.hidden_size),
+        q=None,
+        q_a=weights((c.q_lora_rank, c.hidden_size), 1),
+        q_a_norm=norm(c.q_lora_rank),
+        q_b=weights((c.n_heads * c.head_dim, c.q_lora_rank), 2),
+        kv_a=weights((c.latent_dim, c.hidden_size), 3),
+        kv_a_norm=norm(c.kv_lora_rank),
+        k_b=weights((c.n_heads, c.kv_lora_rank, c.qk_nope_dim), 4),
+        v_b=weights((c.n_heads, c.v_dim, c.kv_lora_rank), 5),
+        output=weights((c.hidden_size, c.n_heads * c.v_dim), 6),
+    )
+
+
+@pytest.mark.parametrize(("tokens", "before"), [(1, 0), (1, 300), (5, 64), (200, 0), (200, 100)])
+def test_attention(device: torch.device, kernels: CardKernels, tokens: int, before: int) -> None:
+    c = config_from_json(shape_named("k2").config | {"num_hidden_layers": 2, "num_attention_heads": 16})
+    weights = attention_weights(c)
+    assert torch.isfinite(dequantize(weights.kv_a)).all()
+    x = torch.randn(tokens, c.hidden_size, generator=torch.Generator().manual_seed(7))
+    past = torch.randn(before, c.latent_dim, generator=torch.Generator().manual_seed(8))
+    updates = []
+    for where, made in ((device, kernels), (torch.device("cpu"), make_card_kernels("reference"))):
+        cache = KvCache(c, before + tokens, [where] * c.n_layers)
+        cache.write(0, past.to(where))
+        cache.advance(before)
+        attention = CardAttention(CardAttentionWeights.on(where, weights), c, CardFloats(made))
+        cosines, sines = (table.to(where) for table in Rope(c).rotations(before, tokens))
+        updates.append((attention(x.to(where), 0, cache, (cosines, sines)) - x.to(where)).cpu())
+    assert relative_error(updates[0], updates[1]) < ERROR
