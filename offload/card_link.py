@@ -67,6 +67,19 @@ class CardLink:
 
         return result
 
+    def done(self) -> Callable[[], None]:
+        """What waits for all that was queued in this block of `computing`."""
+        if not self._is_card:
+            return self.nothing()
+        event = torch.cuda.Event()
+        event.record()
+        return event.synchronize
+
+    @staticmethod
+    def nothing() -> Callable[[], None]:
+        """What waits for nothing."""
+        return lambda: None
+
     def _copy(self, parts: Iterator[tuple[Tensor, Tensor]], to_card: bool) -> None:
         if not self._is_card:
             for source, target in parts:
@@ -84,7 +97,7 @@ class CardLink:
                 staging, event = self._staging[number % 2][: len(source)], pending[number % 2]
                 if event is not None:
                     event.synchronize()
-                staging.copy_(source, non_blocking=not to_card)
+                staging.copy_(source, non_blocking=not to_card)  # into pinned memory, or out of the card
                 if to_card:
                     target.copy_(staging, non_blocking=True)
                 else:

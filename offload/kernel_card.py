@@ -6,7 +6,7 @@ written once.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,18 +14,21 @@ from torch import Tensor
 
 from offload.card_link import CardLink
 from offload.drive import BLOCK_BYTES
-from offload.multiply import CardWork
+from offload.multiply import CardWork, SentWork
 from offload.pool import AddResult
 from offload.slabs import LayerSlabs
 from offload.slots import ExpertKey, SizeClass, Slot
 from quant.errors import StoreError
 from quant.kernels.card import ALIGNMENT, CardKernels, SlotTable
 
+# Experts that are sent to a card: so many are multiplied in one call while as many again are copied.
+_GROUP = 8
+
 
 class KernelCard:
     """A PoolDevice. Owns its arena; results of its kernels have bits of their own."""
 
-    is_exact = False
+    is_exact, takes_experts = False, True
 
     def __init__(
         self,
@@ -39,6 +42,9 @@ class KernelCard:
         """Raises StoreError when the card has no room for the slots, or no kernels for some layer's types."""
         self.name = name
         self._layers, self._kernels, self._device = dict(layers), kernels, device
+        self._staged = slots  # behind the slots of each size, those for experts that are sent
+        slots = [n + 2 * _GROUP for n in slots]
+        self._sender = ThreadPoolExecutor(1, f"k2lite-send-{name}")
         ends = np.cumsum([0, *(c.slot_bytes * n for c, n in zip(classes, slots, strict=True))]).tolist()
         self._starts, self._sizes = ends[:-1], [c.slot_bytes for c in classes]
         for layer, slabs in self._layers.items():
@@ -63,20 +69,61 @@ class KernelCard:
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin. Products are queued and go on while the processor multiplies something else."""
-        rows = torch.unique(torch.cat([work.tokens for work in works]))
-        slots, scales = _by_row(rows, works)
-        layer = works[0].key[0]
+        chosen = torch.unique(torch.cat([work.tokens for work in works]))
         with self._link.computing():
-            given, slots, scales = (self._link.given(part) for part in (x[rows], slots, scales))
-            taken = self._link.taken(self._kernels.experts(given, self._tables[layer], slots, scales))
+            given = self._link.given(x[chosen])
+            own = [CardWork(w.key, w.slot, torch.searchsorted(chosen, w.tokens.contiguous()), w.scales) for w in works]
+            taken = self._link.taken(self._products(given, own)[1])
 
         def add_result(y: Tensor) -> None:
-            y.index_add_(0, rows, taken())
+            y.index_add_(0, chosen, taken())
 
         return add_result
 
+    def _products(self, x: Tensor, works: Sequence[CardWork]) -> tuple[Tensor, Tensor]:
+        """Queue works of one layer on x [T, hidden] of the device: which of its rows they use, and the rows' sums."""
+        rows = torch.unique(torch.cat([work.tokens for work in works]))
+        slots, scales = (self._link.given(part) for part in _by_row(rows, works))
+        rows = self._link.given(rows)
+        return rows, self._kernels.experts(x[rows], self._tables[works[0].key[0]], slots, scales)
+
+    def begin_sent(self, x: Tensor, works: Sequence[SentWork]) -> AddResult:
+        """See PoolDevice.begin_sent. In a thread of its own: some experts are copied while others are multiplied."""
+        sum_of_sent = self._sender.submit(self._send, x, works)
+
+        def add_result(y: Tensor) -> None:
+            y += sum_of_sent.result()
+
+        return add_result
+
+    @torch.inference_mode()
+    def _send(self, x: Tensor, works: Sequence[SentWork]) -> Tensor:
+        """The sum over all works, [T, hidden] on the host."""
+        with self._link.computing():
+            given = self._link.given(x)
+            total = torch.zeros_like(given)
+        size_class = self._sizes.index(self._layers[works[0].key[0]].slot_bytes)
+        free = [self._link.nothing(), self._link.nothing()]  # when each half of the staging slots is
+        groups = (works[start : start + _GROUP] for start in range(0, len(works), _GROUP))
+        for number, group in enumerate(groups):
+            half, first = number % 2, self._staged[size_class] + number % 2 * _GROUP
+            free[half]()
+            placed = []
+            for index, work in enumerate(group, start=first):
+                slot = Slot(size_class, index)
+                self.upload(work.key, work.content(), slot)
+                placed.append(CardWork(work.key, slot, work.tokens, work.scales))
+            with self._link.computing():
+                rows, sums = self._products(given, placed)
+                total.index_add_(0, rows, sums)
+                free[half] = self._link.done()
+        with self._link.computing():
+            taken = self._link.taken(total)
+        return taken()
+
     def close(self) -> None:
         """See PoolDevice.close."""
+        self._sender.shutdown(cancel_futures=True)
         self._tables = {}
         self._arena = torch.empty(0, dtype=torch.uint8)
 
@@ -135,13 +182,15 @@ def _check_served(layer: int, slabs: LayerSlabs, kernels: CardKernels) -> None:
 
 def _by_row(rows: Tensor, works: Sequence[CardWork]) -> tuple[Tensor, Tensor]:
     """Works by row of `rows`: slots int32 and weights f32, [rows, most experts of a row]; -1 where there is none."""
-    found: list[list[tuple[int, float]]] = [[] for _ in range(len(rows))]
+    counts = torch.zeros(len(rows), dtype=torch.int64)
+    places = []
     for work in works:
-        for place, scale in zip(
-            torch.searchsorted(rows, work.tokens.contiguous()).tolist(), work.scales.tolist(), strict=True
-        ):
-            found[place].append((work.slot.index, scale))
-    width = max(map(len, found))
-    padded = list(chain.from_iterable(row + [(-1, 0.0)] * (width - len(row)) for row in found))
-    slots = torch.tensor([slot for slot, _ in padded], dtype=torch.int32)
-    return slots.view(-1, width), torch.tensor([scale for _, scale in padded]).view(-1, width)
+        row = torch.searchsorted(rows, work.tokens.contiguous())
+        places.append((row, counts[row]))
+        counts[row] += 1
+    slots = torch.full((len(rows), int(counts.max())), -1, dtype=torch.int32)
+    scales = torch.zeros(slots.shape)
+    for work, place in zip(works, places, strict=True):
+        slots[place] = work.slot.index
+        scales[place] = work.scales
+    return slots, scales

@@ -15,8 +15,8 @@ from itertools import groupby, pairwise
 import torch
 from torch import Tensor
 
-from offload.dispatch import streaming_tokens
-from offload.multiply import CardWork
+from offload.dispatch import ExpertWork, Way, dispatch, streaming_tokens
+from offload.multiply import CardWork, SentWork
 from offload.pool import AddResult
 from offload.reader import Urgency
 from offload.residency import DRIVE, RAM
@@ -63,8 +63,8 @@ class ManyTokens:
             self._passed = {}
         tiers.ram.collect()
         y = torch.zeros(x.shape)
-        others = self._begin_other_cards(x, works)
-        order = deque(work for work in works if not self._is_elsewhere(work.key))
+        elsewhere, others = self._begin_elsewhere(layer, x, works)
+        order = deque(work for work in works if work.key not in elsewhere)
         missing = deque(work.key for work in order if tiers.residency.place(work.key) == DRIVE)
         absent = set(missing)
         self._count(layer, order, absent)
@@ -92,6 +92,7 @@ class ManyTokens:
         self._pass_by([key for key in self._keys(layer) if key not in {work.key for work in works}])
         for add_result in others:
             add_result(y)
+        tiers.release(elsewhere)
         if shared is not None:
             y += self._shared(x, shared) if shared_sum is None else shared_sum
         return y
@@ -192,24 +193,53 @@ class ManyTokens:
         tiers.release(keys)
         self._pass_by(keys)
 
-    def _begin_other_cards(self, x: Tensor, works: Sequence[Work]) -> list[AddResult]:
-        """Cards whose results have their own bits: they compute beside the CPU, and are added at the end."""
-        tiers = self._tiers
-        by_card: dict[int, list[Work]] = {}
-        for work in works:
-            if self._is_elsewhere(work.key):
-                tiers.hold(work.key)
-                by_card.setdefault(tiers.residency.place(work.key), []).append(work)
-        for card, found in by_card.items():
-            nbytes = sum(tiers.layers[work.key[0]].expert_bytes for work in found)
-            tiers.tally.cards[card].add(len(found), nbytes)
-        return [tiers.pool.begin(card, x, self._card_works(found)) for card, found in by_card.items()]
+    def _begin_elsewhere(
+        self, layer: int, x: Tensor, works: Sequence[Work]
+    ) -> tuple[dict[ExpertKey, int], list[AddResult]]:
+        """Cards whose results have their own bits: they compute beside the CPU, and are added at the end.
+
+        They get what lies there, and what is cheaper to send there than to multiply by the CPU. Returns the card of
+        each of these experts, which are held, and what adds the results.
+        """
+        tiers, results = self._tiers, []
+        places = {work.key: tiers.residency.place(work.key) for work in works}
+        here = {key: place for key, place in places.items() if self._is_elsewhere(place)}
+        sent = self._worth_sending(layer, works)
+        for key in (*here, *sent):
+            tiers.hold(key)
+        for card in sorted({*here.values(), *sent.values()}):
+            found = [work for work in works if here.get(work.key) == card]
+            if found:
+                results.append(tiers.pool.begin(card, x, self._card_works(found)))
+            copied = [
+                SentWork(work.key, tiers.ram.slot_bytes(work.key), work.tokens, work.scales)
+                for work in works
+                if sent.get(work.key) == card
+            ]
+            if copied:
+                results.append(tiers.pool.begin_sent(card, x, copied))
+            count = len(found) + len(copied)
+            tiers.tally.cards[card].add(count, count * tiers.layers[layer].expert_bytes)
+        return here | sent, results
+
+    def _worth_sending(self, layer: int, works: Sequence[Work]) -> dict[ExpertKey, int]:
+        """Experts in RAM that a card would have multiplied before the CPU, the copy counted, and which card."""
+        tiers, facts = self._tiers, self._tiers.layers[layer]
+        if not tiers.pool.takes_experts:
+            return {}
+        costs = [
+            ExpertWork(
+                work.key, tiers.residency.place(work.key), facts.expert_bytes, facts.expert_weights, len(work.tokens)
+            )
+            for work in works
+        ]
+        ways = dispatch(costs, tiers.speeds.speeds, tiers.pool.home(layer)).ways
+        return {key: card for key, (way, card) in ways.items() if way is Way.COPY and card is not None}
 
     def _card_works(self, works: Sequence[Work]) -> list[CardWork]:
         return [CardWork(w.key, self._tiers.residency.slot(w.key), w.tokens, w.scales) for w in works]
 
-    def _is_elsewhere(self, key: ExpertKey) -> bool:
-        place = self._tiers.residency.place(key)
+    def _is_elsewhere(self, place: int) -> bool:
         return place >= 0 and not self._tiers.pool.devices[place].is_exact
 
     def _following(self, layer: int, tokens: int) -> deque[ExpertKey]:

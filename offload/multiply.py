@@ -5,9 +5,10 @@ order, so each result either gets a row of its own, to be summed in one order at
 order one after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,19 @@ class CardWork:
 
     key: ExpertKey
     slot: Slot
+    tokens: Tensor
+    scales: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SentWork:
+    """An expert that a card gets for one product.
+
+    `content` gives, in the copying thread, its bytes as a slot in RAM has them, valid until that thread asks again.
+    """
+
+    key: ExpertKey
+    content: Callable[[], np.ndarray]
     tokens: Tensor
     scales: Tensor
 

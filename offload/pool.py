@@ -16,7 +16,7 @@ from torch import Tensor
 
 from offload.arena import Arena
 from offload.dispatch import MeasuredSpeeds, promotions_allowed
-from offload.multiply import CardWork, Multiplier
+from offload.multiply import CardWork, Multiplier, SentWork
 from offload.residency import Demotion, Promotion, Residency
 from offload.slabs import LayerSlabs
 from offload.slots import ExpertKey, SizeClass, Slot
@@ -33,10 +33,12 @@ class PoolDevice(Protocol):
     """A card with slots. `upload` and `download` are called from a thread, `begin` by the one that computes.
 
     `is_exact` says that its results have the bits of the CPU's kernels, so that sums must keep their order.
+    `takes_experts` says that a prompt's experts may be sent to it, though they have no slot there.
     """
 
     name: str
     is_exact: bool
+    takes_experts: bool
 
     def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         """Copy an expert from a slot in RAM to one of its own. It may be used when this returns."""
@@ -47,6 +49,9 @@ class PoolDevice(Protocol):
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """Begin to multiply x [T, hidden] f32 by experts in its slots, as Kernels.experts would."""
 
+    def begin_sent(self, x: Tensor, works: Sequence[SentWork]) -> AddResult:
+        """The same for experts that are copied from RAM for this, where the device `takes_experts`."""
+
     def close(self) -> None:
         """Free its memory. Safe to call twice."""
 
@@ -54,7 +59,7 @@ class PoolDevice(Protocol):
 class VirtualCard:
     """A card in host memory: for tests, and for seeing the pool work where there is no card."""
 
-    is_exact = True
+    is_exact, takes_experts = True, False
 
     def __init__(
         self,
@@ -85,6 +90,10 @@ class VirtualCard:
             for work in works
         ]
         return lambda y: self._multiplier.add(x, calls, y)
+
+    def begin_sent(self, x: Tensor, works: Sequence[SentWork]) -> AddResult:
+        """Nothing is won by a copy within RAM."""
+        raise AssertionError(f"{self.name} takes no experts")
 
     def close(self) -> None:
         """See PoolDevice.close."""
@@ -203,6 +212,15 @@ class Pool:
     def begin(self, card: int, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin."""
         return self.devices[card].begin(x, works)
+
+    def begin_sent(self, card: int, x: Tensor, works: Sequence[SentWork]) -> AddResult:
+        """See PoolDevice.begin_sent."""
+        return self.devices[card].begin_sent(x, works)
+
+    @property
+    def takes_experts(self) -> bool:
+        """Whether a prompt's experts may be sent to the cards."""
+        return bool(self.devices) and all(device.takes_experts for device in self.devices)
 
     def end_token(self, used: Iterable[ExpertKey], seconds: float) -> None:
         """A token has been computed in `seconds`: settle what has been copied, and begin what the links have time for.

@@ -1,0 +1,123 @@
+"""A whole model on cards with kernels of their own, made of the processor's memory: layers, slots, sent experts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from k2lite.card_layer import CardLayer
+from k2lite.load import LoadedModel, load_model
+from k2lite.quantize.options import QuantizeOptions
+from k2lite.quantize.quantize import quantize
+from offload import card_devices
+from offload.dispatch import MeasuredSpeeds
+from offload.machine import CARD_BUFFER_BYTES, CARD_RESERVE
+from offload.memory_options import CardSpec, MemoryOptions
+from offload.residency import DRIVE
+from quant.errors import RequestError
+from quant.kernels.card import make_card_kernels
+from quant.kernels.card_floats import CardFloats
+from tests.tiny import write_checkpoint
+
+CONTEXT = 256
+CARDS = (CardSpec("cuda", None, None),)
+ERROR = 3e-2  # the processor rounds activations to eight bits
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that adds little to its stream, so that rounding changes no routing."""
+    folder = tmp_path_factory.mktemp("cards")
+    write_checkpoint(folder / "k2", "k2", layers=5, experts=24, update_gain=0.1)
+    quantize(folder / "k2", folder / "k2.gguf", QuantizeOptions("Q8_0"), threads=2)
+    return folder / "k2.gguf"
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch, path: Path) -> int:
+    """Two cards that have, besides what is kept free, room for a third of the model each."""
+    usable = path.stat().st_size // 3
+    free = int((CARD_BUFFER_BYTES + usable) / (1 - CARD_RESERVE))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free, 2 * free))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "NVIDIA GeForce RTX 4090")
+    monkeypatch.setattr(card_devices.PoolCard, "device", torch.device("cpu"))
+    kernels = CardFloats(make_card_kernels("reference"))
+    monkeypatch.setattr("offload.card_devices.card_kernels", lambda: kernels)
+    monkeypatch.setattr("k2lite.card_placement.card_kernels", lambda: kernels)
+    return free
+
+
+@pytest.fixture
+def expected(path: Path) -> Iterator[Tensor]:
+    loaded = load_model(path, threads=2)
+    yield logits(loaded)
+    loaded.close()
+
+
+def logits(loaded: LoadedModel) -> Tensor:
+    """Of a prompt in two chunks, and of tokens one by one."""
+    ids = torch.randint(500, (120,), generator=torch.Generator().manual_seed(5))
+    cache = loaded.model.new_cache(CONTEXT)
+    return torch.cat([loaded.model.forward(part, cache, last_only=False) for part in ids.split([60, 40, *[1] * 20])])
+
+
+def close_to(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).pow(2).mean().sqrt() < ERROR * expected.pow(2).mean().sqrt())
+
+
+@pytest.mark.parametrize("ram_share", [None, 0.5])
+def test_a_model_on_two_cards(two_cards: int, path: Path, expected: Tensor, ram_share: float | None) -> None:
+    budget = None if ram_share is None else int(path.stat().st_size * ram_share)
+    loaded = load_model(path, threads=2, memory=MemoryOptions(budget, CARDS, context_tokens=CONTEXT))
+    try:
+        assert {type(layer) for layer in loaded.model._layers} == {CardLayer}
+        found = [logits(loaded) for _ in range(3)]  # in the later ones experts have come to the cards
+        tiers = loaded.model._experts._tiers  # type: ignore[attr-defined]
+        assert not any(
+            tiers.residency._table((layer, expert)).is_pinned((layer, expert))
+            for layer, facts in tiers.layers.items()
+            for expert in range(facts.experts)
+            if tiers.residency.place((layer, expert)) != DRIVE and not tiers.pool._under_way
+        )
+        counters = loaded.model.counters()
+    finally:
+        loaded.close()
+    assert all(close_to(logits, expected) for logits in found)
+    assert counters["card0_experts"] and counters["card1_experts"]
+
+
+def test_a_prompts_experts_are_sent_where_that_is_cheaper(
+    two_cards: int, path: Path, expected: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(path, threads=2, memory=MemoryOptions(None, CARDS, context_tokens=CONTEXT))
+    sent: list[int] = []
+    try:
+        tiers = loaded.model._experts._tiers  # type: ignore[attr-defined]
+        begin = tiers.pool.begin_sent
+
+        def counted(card, x, works):
+            sent.append(len(works))
+            return begin(card, x, works)
+
+        monkeypatch.setattr(tiers.pool, "begin_sent", counted)
+        slow = tiers.speeds.speeds
+        tiers.speeds = MeasuredSpeeds(type(slow)(1e6, 1e9, 1e6, cards=slow.cards))  # a processor worth nothing
+        found = logits(loaded)
+    finally:
+        loaded.close()
+    assert close_to(found, expected)
+    assert sum(sent) > 24  # more than one layer's
+
+
+def test_a_card_that_others_use_is_refused_with_the_numbers(
+    two_cards: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (200_000_000, 24_000_000_000))
+    with pytest.raises(RequestError, match=r"cuda:0 has 0.2 of 24.0 GB free .* more than 1.1 are needed"):
+        load_model(path, memory=MemoryOptions(None, CARDS))
+    with pytest.raises(RequestError, match=r"cuda:7: there are 2 cards, 0 to 1"):
+        load_model(path, memory=MemoryOptions(None, (CardSpec("cuda", None, 7),)))
