@@ -54,7 +54,8 @@ class EngineOptions:
                 cards = limit_cards(cards, self.vram_budget_bytes)
         except ValueError as error:
             raise RequestError(str(error)) from error
-        return MemoryOptions(self.ram_budget_bytes, cards, None if self.mirror is None else Path(self.mirror))
+        mirror = None if self.mirror is None else Path(self.mirror)
+        return MemoryOptions(self.ram_budget_bytes, cards, mirror, self.context_tokens)
 
     def context_for(self, model_context_tokens: int) -> int:
         """Positions to keep for a model. Raises RequestError when more are asked for than it was trained on."""
