@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from k2lite.config import ModelConfig
-from k2lite.expert_slabs import expert_slabs, is_expert_tensor
+from k2lite.engine_options import DEFAULT_CONTEXT_TOKENS
+from k2lite.expert_names import is_expert_tensor
+from k2lite.expert_slabs import expert_slabs
+from k2lite.kv_cache import cache_bytes
 from k2lite.model import ATTENTION_TOKENS, Model
 from k2lite.router import Router
 from k2lite.sizes import format_bytes
@@ -90,7 +93,7 @@ def load_weights(
     slabs = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
     placement = place(file, config, slabs, memory, watched=isinstance(kernels, WeightWatcher))
     if placement.slot_bytes is None:
-        roomy = total <= default_budget_bytes()  # what is watched may be larger, and would push itself out
+        roomy = total <= _default_budget(config, memory)  # what is watched may be larger, and would push itself out
         model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, memory, roomy))
         if roomy:
             # Without cards experts come in the background: an answer can begin before all are there.
@@ -112,7 +115,7 @@ def place(
 
     Weights that are `watched` must not come and go: they are mapped, whatever that costs.
     """
-    budget = default_budget_bytes() if memory.ram_budget_bytes is None else memory.ram_budget_bytes
+    budget = _default_budget(config, memory) if memory.ram_budget_bytes is None else memory.ram_budget_bytes
     total = sum(info.nbytes for info in file.tensors.values())
     if total <= budget or watched or not slabs.layers:
         _check_mapped(total, budget, memory)
@@ -129,6 +132,12 @@ def place(
             f"{format_bytes(smallest)}: give --ram-budget {resident + buffers + smallest} or more"
         )
     return Placement(slots, chunk)
+
+
+def _default_budget(config: ModelConfig, memory: MemoryOptions) -> int:
+    """What is free, less the cache that will be made."""
+    tokens = min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
+    return default_budget_bytes(cache_bytes(config, tokens))
 
 
 def _check_mapped(total: int, budget: int, memory: MemoryOptions) -> None:
@@ -184,7 +193,7 @@ def _paged(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, placement
             slabs,
             config.experts_per_token,
             kernels,
-            {layer: _guess_of(router) for layer, router in routers.items()},
+            {layer: guess_of(router) for layer, router in routers.items()},
             slot_budget_bytes=slot_bytes,
             cards=memory.cards,
             mirror=memory.mirror,
@@ -196,7 +205,7 @@ def _paged(config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, placement
     return make
 
 
-def _guess_of(router: Router) -> RouterGuess:
+def guess_of(router: Router) -> RouterGuess:
     """Whom a router would choose for one token."""
 
     def guess(stream: Tensor) -> list[int]:
