@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 import secrets
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -30,10 +31,13 @@ from k2lite.bench.memory_limit import forget_cached, memory_group  # noqa: E402
 from k2lite.bench.spread import Spread, ratios  # noqa: E402
 from k2lite.bench.worker import Worker  # noqa: E402
 from k2lite.config_gguf import config_from_gguf  # noqa: E402
-from k2lite.expert_slabs import expert_slabs, is_expert_tensor  # noqa: E402
+from k2lite.expert_names import is_expert_tensor  # noqa: E402
+from k2lite.expert_slabs import expert_slabs  # noqa: E402
 from k2lite.load import LoadedModel, load_model, usable_cores  # noqa: E402
 from k2lite.load_gguf import GgufTensors  # noqa: E402
+from k2lite.prompt import encode_raw  # noqa: E402
 from k2lite.sizes import parse_size  # noqa: E402
+from k2lite.tokenizer import Tokenizer  # noqa: E402
 from k2lite.weights import WeightReader  # noqa: E402
 from offload.arena import Arena  # noqa: E402
 from offload.drive import Drive  # noqa: E402
@@ -44,7 +48,9 @@ from offload.slots import SizeClass, Slot  # noqa: E402
 from quant.gguf.gguf_file import GgufFile  # noqa: E402
 
 _ROOF_SLOTS = 16
+_FRESH_SLOTS = 64
 _PEER_TOKENS = 4
+_COLD_PROMPTS = (1, 8)
 
 
 def main() -> int:
@@ -81,18 +87,24 @@ class DriveRoof:
         self.slot_bytes = max(found.slot_bytes for found in self.slabs.layers.values())
         self._arena = Arena([SizeClass(self.slot_bytes, _ROOF_SLOTS)], [_ROOF_SLOTS])
 
-    def bytes_per_s(self, experts: int = 96) -> float:
+    def fresh_bytes_per_s(self) -> float:
+        """The same into memory that nobody has used before: a process that has only just begun has no other."""
+        arena = Arena([SizeClass(self.slot_bytes, _FRESH_SLOTS)], [_FRESH_SLOTS])
+        return self.bytes_per_s(_FRESH_SLOTS, arena, _FRESH_SLOTS)
+
+    def bytes_per_s(self, experts: int = 96, arena: Arena | None = None, slots: int = _ROOF_SLOTS) -> float:
         """Bytes of experts a second."""
+        memory = arena or self._arena
         chosen = random.sample(self.keys, experts)
         nbytes, started = 0, time.perf_counter()
         with Drive(self.slabs.paths) as drive, DriveReader([drive]) as reader:
-            free, waiting = list(range(_ROOF_SLOTS)), list(chosen)
+            free, waiting = list(range(slots)), list(chosen)
             used: dict[tuple[int, int], int] = {}
             while waiting or reader.open_reads:
                 while waiting and free:
                     key = waiting.pop()
                     used[key] = free.pop()
-                    pieces = self.slabs.pieces(key, self._arena.view(Slot(0, used[key])))
+                    pieces = self.slabs.pieces(key, memory.view(Slot(0, used[key])))
                     reader.submit(key, pieces, Urgency.DEMAND)
                 for read in reader.collect(None):
                     nbytes += read.nbytes
@@ -135,23 +147,72 @@ def _decode(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cold(options: argparse.Namespace) -> dict[str, Any]:
-    """From the start of the process to the first token behind a prompt of eight, with an empty page cache."""
-    seconds: dict[str, list[float]] = {"k2lite": [], "llama.cpp": []}
-    for number in range(options.rounds):
-        for name in list(seconds) if number % 2 else list(seconds)[::-1]:
-            forget_cached([options.path])
-            started = time.perf_counter()
-            with Worker(name) as side:
-                if name == "k2lite":
-                    side.ask("load", **_load(options, capacity=64, settled=False))
-                else:
-                    threads = usable_cores()
-                    side.ask("load", path=str(options.path), capacity=64, threads=threads, repack=False)
-                side.ask("first", tokens=8, seed=_seed())
-                seconds[name].append(time.perf_counter() - started)
-        print({name: round(found[-1], 2) for name, found in seconds.items()}, file=sys.stderr)
-    shares = ratios(seconds["k2lite"], seconds["llama.cpp"])
-    return {f"{name}_s": _spread(found) for name, found in seconds.items()} | {"share_of_peer": _spread(shares)}
+    """From the start of the process to the first token behind short prompts, with an empty page cache.
+
+    The bound is the time in which the drive brings what has to be read: all weights but the experts, and those experts
+    that the prompt goes to. With "fresh memory" it counts that a process has no memory before it asks for some.
+    """
+    roof = DriveRoof(options.path)
+    results = {}
+    for tokens in _COLD_PROMPTS:
+        prompts = _Prompts(options.path, tokens)
+        seconds: dict[str, list[float]] = {"bound": [], "bound, fresh memory": [], "k2lite": [], "llama.cpp": []}
+        for number in range(options.rounds):
+            drive, fresh = roof.bytes_per_s(), roof.fresh_bytes_per_s()
+            sides = ("k2lite", "llama.cpp")
+            for name in sides if number % 2 else sides[::-1]:
+                forget_cached([options.path])
+                if name == "llama.cpp":
+                    seconds[name].append(_first_of_peer(options.path, tokens))
+                    continue
+                taken, used_bytes = _first_of_ours(options.path, prompts.draw())
+                seconds[name].append(taken)
+                seconds["bound"].append((roof.resident_bytes + used_bytes) / drive)
+                seconds["bound, fresh memory"].append((roof.resident_bytes + used_bytes) / fresh)
+            print(tokens, {name: round(found[-1], 2) for name, found in seconds.items()}, file=sys.stderr)
+        result = {f"{name}_s": _spread(found) for name, found in seconds.items()}
+        result["share_of_peer"] = _spread(ratios(seconds["k2lite"], seconds["llama.cpp"]))
+        result["times_the_bound"] = _spread(ratios(seconds["k2lite"], seconds["bound"]))
+        results[f"prompt of {tokens}"] = result
+    return results
+
+
+class _Prompts:
+    """Texts of so many tokens, never the same one twice."""
+
+    def __init__(self, path: Path, tokens: int) -> None:
+        with GgufFile.open(path) as file:
+            self._tokenizer = Tokenizer.from_gguf(file.metadata)
+        self._tokens = tokens
+
+    def draw(self) -> str:
+        """A text that is exactly so long, with what the tokenizer puts in front."""
+        while True:
+            count = random.randint(1, self._tokens)  # such texts fall apart into more tokens than were drawn
+            ids = [random.randrange(self._tokenizer.vocab_size) for _ in range(count)]
+            text = self._tokenizer.decode(ids)
+            if "\0" not in text and text and len(encode_raw(text, self._tokenizer).ids) == self._tokens:
+                return text
+
+
+def _first_of_ours(path: Path, prompt: str) -> tuple[float, int]:
+    """Seconds from the start of `k2lite run` to the end of its first token, and the bytes of experts that it used."""
+    command = [sys.executable, "-m", "k2lite.cli.main", "run", path, "--raw", f"--prompt={prompt}", "-n", 1, "--json"]
+    arguments = [str(part) for part in command]
+    started = time.perf_counter()
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        answer = json.loads(process.stdout.readline())
+        return time.perf_counter() - started, answer["tiers"]["ram_bytes"]
+
+
+def _first_of_peer(path: Path, tokens: int) -> float:
+    """The same of llama.cpp, mapped, without what our command line takes to begin."""
+    started = time.perf_counter()
+    with Worker("llama.cpp") as side:
+        side.ask("load", path=str(path), capacity=64, threads=usable_cores(), repack=False)
+        side.ask("first", tokens=tokens, seed=_seed())
+        return time.perf_counter() - started
 
 
 def _prefill(options: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, EngineOptions
 from k2lite.events import AnswerEvent, EngineInfo, LoadProgress, Request
 from k2lite.generation import Generation
 from k2lite.prefix_cache import PrefixCache
+from quant.closing import Closing
 from quant.errors import EngineError
 
 if TYPE_CHECKING:
@@ -45,13 +46,18 @@ def load_with_progress(path: Path | None, options: EngineOptions, report: Report
 class LocalEngine:
     """Implements events.Engine. `load` and `generate` are iterated by one thread, the owner of the model.
 
-    `path` None means the built-in demo model.
+    `path` None means the built-in demo model. `head_start` has begun to read the file; it ends when all is loaded.
     """
 
     def __init__(
-        self, path: Path | None, options: EngineOptions | None = None, loader: Loader = load_with_progress
+        self,
+        path: Path | None,
+        options: EngineOptions | None = None,
+        loader: Loader = load_with_progress,
+        head_start: Closing | None = None,
     ) -> None:
         self._path = path
+        self._head_start = head_start
         self._options = options or EngineOptions()
         self._loader = loader
         self._loaded: LoadedModel | None = None
@@ -62,7 +68,10 @@ class LocalEngine:
         """Load the model; the iterator ends when it is ready. Does nothing when it is loaded already."""
         if self._loaded is not None:
             return
-        loaded = yield from _run_reporting(lambda report: self._loader(self._path, self._options, report))
+        try:
+            loaded = yield from _run_reporting(lambda report: self._loader(self._path, self._options, report))
+        finally:
+            self._end_head_start()
         try:
             context = self._options.context_for(loaded.model.config.context_length)
             self._cache = PrefixCache(loaded.model, context)
@@ -92,9 +101,15 @@ class LocalEngine:
 
     def close(self) -> None:
         """Free the model. Safe to call twice."""
+        self._end_head_start()
         if self._loaded is not None:
             self._loaded.close()
         self._loaded = self._cache = None
+
+    def _end_head_start(self) -> None:
+        if self._head_start is not None:
+            self._head_start.close()
+            self._head_start = None
 
     def _ready(self) -> "tuple[LoadedModel, PrefixCache]":
         if self._loaded is None or self._cache is None:

@@ -17,6 +17,7 @@ from k2lite import wire
 from k2lite.engine_options import EngineOptions
 from k2lite.environment import prepare_threads
 from k2lite.events import Engine
+from k2lite.head_start import make_local_engine
 from quant.errors import EngineError, K2Error
 
 EngineFactory = Callable[[Path | None, EngineOptions], Engine]
@@ -80,13 +81,6 @@ def claim_pipes() -> tuple[TextIO, TextIO]:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return commands, events
-
-
-def make_local_engine(path: Path | None, options: EngineOptions) -> Engine:
-    """Imports torch only now: the child listens before, and can be sent away while the import goes on."""
-    from k2lite.engine import LocalEngine
-
-    return LocalEngine(path, options)
 
 
 def main() -> None:

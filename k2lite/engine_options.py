@@ -55,7 +55,7 @@ class EngineOptions:
         except ValueError as error:
             raise RequestError(str(error)) from error
         mirror = None if self.mirror is None else Path(self.mirror)
-        return MemoryOptions(self.ram_budget_bytes, cards, mirror, self.context_tokens or DEFAULT_CONTEXT_TOKENS)
+        return MemoryOptions(self.ram_budget_bytes, cards, mirror, self.context_tokens)
 
     def context_for(self, model_context_tokens: int) -> int:
         """Positions to keep for a model. Raises RequestError when more are asked for than it was trained on."""

@@ -147,7 +147,8 @@ class Finished:
 class TierReport:
     """What one tier holds and has done for routed experts since the model was loaded; decoding and prefill together.
 
-    `roof_bytes_per_s` is what the probe measured, None where nothing did. `name` is "card 0", "RAM", "drive".
+    `roof_bytes_per_s` is the highest rate that the tier has kept up for a while, in RAM of decoding; None before it had
+    enough to do. `name` is "card 0", "RAM", "drive".
     """
 
     name: str

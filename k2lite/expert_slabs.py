@@ -7,13 +7,6 @@ from offload.slabs import LayerSlabs, SlabMap, StackedTensor
 from quant.errors import GgufError
 from quant.gguf.gguf_file import GgufFile
 
-_MARK = "_exps."
-
-
-def is_expert_tensor(name: str) -> bool:
-    """Whether a tensor holds routed experts."""
-    return _MARK in name
-
 
 def expert_slabs(file: GgufFile, reader: WeightReader, layers: Iterable[int]) -> SlabMap:
     """The experts of `layers`. Raises GgufError when one is missing or has another shape than the model's."""

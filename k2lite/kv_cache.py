@@ -9,6 +9,11 @@ from k2lite.config import ModelConfig
 from quant.errors import RequestError
 
 
+def cache_bytes(config: ModelConfig, tokens: int) -> int:
+    """What a cache of so many tokens takes when all of them are there."""
+    return 4 * config.latent_dim * config.n_layers * tokens
+
+
 class KvCache:
     """Latents and rotary keys of one conversation, [layers][capacity, latent_dim] f32.
 
@@ -26,7 +31,7 @@ class KvCache:
                 for device in devices or [torch.device("cpu")] * config.n_layers
             ]
         except RuntimeError as error:  # torch's answer when the system refuses to reserve memory
-            size_gb = 4 * config.latent_dim * config.n_layers * capacity / 1e9
+            size_gb = cache_bytes(config, capacity) / 1e9
             raise RequestError(
                 f"a context of {capacity} tokens takes {size_gb:.1f} GB of memory, which the system has not got: "
                 "ask for a smaller one (--ctx)"

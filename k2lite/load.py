@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -156,7 +156,7 @@ def _load_checkpoint(
 
 def _refuse_paging(path: Path, memory: MemoryOptions) -> None:
     """Raises UnsupportedError: experts come and go only out of GGUF files, whose bytes are multiplied as they lie."""
-    if memory != MemoryOptions():
+    if replace(memory, context_tokens=None) != MemoryOptions():
         raise UnsupportedError(
             f"{path} is a folder, whose weights are read into memory as a whole: leave out --ram-budget, --devices and "
             "--mirror, or make a GGUF file of it (k2lite quantize)"

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from k2lite.card_placement import CardPlacement, place_on_cards
 from k2lite.config import ModelConfig
-from k2lite.expert_slabs import expert_slabs, is_expert_tensor
+from k2lite.engine_options import DEFAULT_CONTEXT_TOKENS
+from k2lite.expert_names import is_expert_tensor
+from k2lite.expert_slabs import expert_slabs
+from k2lite.kv_cache import cache_bytes
 from k2lite.layer import ATTENTION_TOKENS, Choice
 from k2lite.model import Model
 from k2lite.sizes import format_bytes
@@ -96,7 +99,7 @@ def load_weights(
     placement = place(file, config, slabs, memory, on_cards, watched=isinstance(kernels, WeightWatcher))
     builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
-        roomy = total <= default_budget_bytes()  # what is watched may be larger, and would push itself out
+        roomy = total <= _default_budget(config, memory)  # what is watched may be larger, and would push itself out
         model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards.cards, roomy), builders)
         if roomy:
             # Without cards experts come in the background: an answer can begin before all are there.
@@ -125,7 +128,7 @@ def place(
 
     Weights that are `watched` must not come and go: they are mapped, whatever that costs.
     """
-    budget = default_budget_bytes() if memory.ram_budget_bytes is None else memory.ram_budget_bytes
+    budget = _default_budget(config, memory) if memory.ram_budget_bytes is None else memory.ram_budget_bytes
     total = sum(info.nbytes for info in file.tensors.values()) - on_cards.resident_bytes
     if total <= budget or watched or not slabs.layers:
         _check_mapped(total, budget, memory)
@@ -143,6 +146,12 @@ def place(
             f"{format_bytes(smallest)}: give --ram-budget {resident + buffers + smallest} or more"
         )
     return Placement(slots, chunk)
+
+
+def _default_budget(config: ModelConfig, memory: MemoryOptions) -> int:
+    """What is free, less the cache that will be made."""
+    tokens = min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
+    return default_budget_bytes(cache_bytes(config, tokens))
 
 
 def _check_mapped(total: int, budget: int, memory: MemoryOptions) -> None:
@@ -198,7 +207,7 @@ def _paged(
             slabs,
             config.experts_per_token,
             kernels,
-            {layer: _guess_of(router) for layer, router in routers.items()},
+            {layer: guess_of(router) for layer, router in routers.items()},
             slot_budget_bytes=slot_bytes,
             cards=on_cards.cards,
             mirror=memory.mirror,
@@ -210,7 +219,7 @@ def _paged(
     return make
 
 
-def _guess_of(router: Choice) -> RouterGuess:
+def guess_of(router: Choice) -> RouterGuess:
     """Whom a router would choose for one token."""
 
     def guess(stream: Tensor) -> list[int]:

@@ -59,11 +59,11 @@ def render_prompt(request: Request, loaded: "LoadedModel") -> Prompt:
     """The ids of `request`. Raises RequestError for a request that contradicts itself or is empty."""
     _check(request)
     if request.raw_prompt is not None:
-        return _encode_raw(request.raw_prompt, loaded.tokenizer)
+        return encode_raw(request.raw_prompt, loaded.tokenizer)
     return _render_chat(request, loaded)
 
 
-def _encode_raw(text: str, tokenizer: "Tokenizer") -> Prompt:
+def encode_raw(text: str, tokenizer: "Tokenizer") -> Prompt:
     """Markers in `text` are meant; a family that starts every text with a token of its own gets it here too."""
     ids = tokenizer.encode_marked(text)
     if tokenizer.adds_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:

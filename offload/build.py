@@ -10,6 +10,7 @@ from offload.card_devices import PoolCard, pool_device, speeds_of
 from offload.dispatch import UNKNOWN_MACHINE, MachineSpeeds, MeasuredSpeeds
 from offload.drive import Drive
 from offload.lookahead import RouterGuess
+from offload.memory_watch import MemoryWatch
 from offload.mirror import mirror_drive
 from offload.multiply import Multiplier
 from offload.pool import Pool, PoolDevice
@@ -45,10 +46,11 @@ def paged_experts(
     prefill_tokens: int | None = None,
     token_bytes: int = 0,
     short_tokens: int = 0,
+    watch: MemoryWatch | None = None,
 ) -> TieredExperts:
     """Experts that are read from the drive into as many slots as the budget allows. Raises StoreError.
 
-    `token_bytes` and `short_tokens` as in TieredExperts.
+    `token_bytes` and `short_tokens` as in TieredExperts, and `watch`, without which the system's memory is watched.
     """
     layout = layout_of(slabs, used_per_token)
     if slot_budget_bytes < layout.smallest_budget_bytes:
@@ -65,7 +67,15 @@ def paged_experts(
         ram = PagedTier(slabs, residency, arena, reader, stack.pop_all())
     notes = tuple(note for drive in drives for note in drive.notes)
     tiers = _tiers(slabs, residency, ram, kernels, cards)
-    return TieredExperts(tiers, routers, prefill_tokens, notes, token_bytes=token_bytes, short_tokens=short_tokens)
+    return TieredExperts(
+        tiers,
+        routers,
+        prefill_tokens,
+        notes,
+        token_bytes=token_bytes,
+        short_tokens=short_tokens,
+        watch=MemoryWatch() if watch is None else watch,
+    )
 
 
 def mapped_experts_with_cards(

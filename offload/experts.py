@@ -4,6 +4,7 @@ MappedExperts are for models that memory holds: they lie in the mapped file. off
 """
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -171,7 +172,7 @@ class MappedExperts:
     def state(self) -> ExpertsState:
         """See Experts.state."""
         total = sum(layer.expert_bytes * layer.experts for layer in self._layers.values())
-        ram = self._tally.ram
+        ram, fastest = self._tally.ram, self._tally.ram_fastest.bytes_per_s
         return ExpertsState(
             places={number: "r" * layer.experts for number, layer in self._layers.items()},
             scores={
@@ -179,7 +180,7 @@ class MappedExperts:
                 for number, layer in self._layers.items()
             },
             used=dict(self._tally.used),
-            tiers=(TierState("RAM", total, total, ram.experts, ram.nbytes, ram.busy_s),),
+            tiers=(TierState("RAM", total, total, ram.experts, ram.nbytes, ram.busy_s, fastest),),
         )
 
     def settle(self) -> None:
@@ -201,6 +202,15 @@ class MappedExperts:
         if shared is not None:
             experts.append(shared)
             scales = torch.cat((scales, torch.ones(1)))
+        started = time.perf_counter()
+        y = self._weighted(x, experts, scales)
+        seconds, shared_bytes = time.perf_counter() - started, 0 if shared is None else shared.nbytes
+        nbytes = len(ids) * self._layers[layer].expert_bytes + shared_bytes
+        self._tally.cpu_worked(nbytes, shared_bytes, seconds)
+        return y
+
+    def _weighted(self, x: Tensor, experts: Sequence[ExpertWeights], scales: Tensor) -> Tensor:
+        """Each with a row of its own, whose sum it is; in one call where the kernels can."""
         if self._multiplier.fused is not None:
             y = self._multiplier.fused.weighted_experts(x, experts, scales)
             if y is not None:
@@ -219,7 +229,10 @@ class MappedExperts:
         self._tally.used[layer] = tuple(ids[-1].tolist())
         if shared is not None:
             calls.append(for_all_tokens(shared, len(x)))
-        return self._multiplier.sum(x, calls)
+        started = time.perf_counter()
+        y = self._multiplier.sum(x, calls)
+        self._tally.ram.busy_s += time.perf_counter() - started
+        return y
 
     def _found(self, layer: int, ids: Sequence[int]) -> list[ExpertWeights]:
         """Experts of a layer, each made once: describing three matrices takes longer than a narrow model's expert."""

@@ -96,14 +96,14 @@ class FewTokens:
             for card, found in by_place.items()
         ]
         calls = [sums.call(row, tiers.ram.weights(key)) for row, key in in_ram]
-        cpu_bytes = len(calls) * nbytes
+        shared_bytes = 0
         if shared is not None:
             calls.append(sums.call(len(sums.rows) - 1, shared))
-            cpu_bytes += shared.nbytes
+            shared_bytes = shared.nbytes
         if calls:
             started = tiers.clock()
             tiers.multiplier.add(sums.x, calls, sums.rows)
-            tiers.cpu_worked(cpu_bytes, tiers.clock() - started)
+            tiers.cpu_worked(len(in_ram) * nbytes + shared_bytes, shared_bytes, tiers.clock() - started)
         for add_result in finish:
             add_result(sums.rows)
         for card, found in by_place.items():

@@ -18,12 +18,12 @@ class CardSpec:
 class MemoryOptions:
     """Budgets and places. `ram_budget_bytes` None means what is free, less head-room for the system.
 
-    It covers all weights in RAM and the buffers of computation, not the KV cache. `mirror` is a second copy of the
-    model's file on another drive: the first of its shards, where it has some. Cards keep the cache of
-    `context_tokens` positions beside their layers.
+    It covers all weights in RAM and the buffers of computation, not the KV cache, which takes its memory beside it, or
+    on the cards: `context_tokens` is for how many tokens (None: as many as without --ctx). `mirror` is a second copy of
+    the model's file on another drive: the first of its shards, where it has some.
     """
 
     ram_budget_bytes: int | None = None
     cards: tuple[CardSpec, ...] = ()
     mirror: Path | None = None
-    context_tokens: int = field(default=8192, compare=False)
+    context_tokens: int | None = field(default=None, compare=False)

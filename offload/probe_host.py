@@ -50,7 +50,7 @@ def host_memory(cgroup: Path = _CGROUP, own: Path = _OWN_CGROUP) -> HostMemory:
 
 def memory_limit(cgroup: Path = _CGROUP, own: Path = _OWN_CGROUP) -> int | None:
     """The smallest memory limit of the control groups that this process is in, of version 1 or 2; None without one."""
-    least = min((limit for limit, _ in group_limits(own, cgroup)), default=_UNLIMITED)
+    least = min((group.limit_bytes for group in group_limits(own, cgroup)), default=_UNLIMITED)
     return least if least < _UNLIMITED else None
 
 

@@ -4,7 +4,7 @@ Both look the same to who multiplies: `request` an expert, `collect` what has co
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -56,8 +56,19 @@ class RamTier(Protocol):
     ) -> bool:
         """Have an expert read that is not here, or make its read more urgent. False when there is no slot for it."""
 
-    def lend(self, nbytes: int) -> None:
-        """Give so much memory back to the system, and take again what was given before: 0 takes back all."""
+    def lend(self, nbytes: int, keep: float = 0.5) -> None:
+        """Give so much memory back to the system, and take again what was given before: 0 takes back all.
+
+        The share `keep` of the slots stays, whatever is asked for.
+        """
+
+    @property
+    def lent_bytes(self) -> int:
+        """What was given back."""
+
+    @property
+    def promised_bytes(self) -> int:
+        """What the system has still to give when all slots are used."""
 
     def collect(self, timeout_s: float | None = 0.0) -> list[ExpertKey]:
         """Experts that are here since the last call. Waits for one. Raises StoreError when a demanded one failed."""
@@ -115,8 +126,18 @@ class MappedTier:
         """Nothing has to be read."""
         raise AssertionError(f"{key} is mapped")
 
-    def lend(self, nbytes: int) -> None:
+    def lend(self, nbytes: int, keep: float = 0.5) -> None:
         """The system takes what it needs by itself."""
+
+    @property
+    def lent_bytes(self) -> int:
+        """Nothing."""
+        return 0
+
+    @property
+    def promised_bytes(self) -> int:
+        """Nothing."""
+        return 0
 
     def collect(self, timeout_s: float | None = 0.0) -> list[ExpertKey]:
         """Nothing comes."""
@@ -153,6 +174,7 @@ class PagedTier:
         self._reads: dict[ExpertKey, Read] = {}
         self._in_slot: dict[Slot, tuple[ExpertKey, ExpertWeights]] = {}
         self._lent: list[Slot] = []
+        self._taken: set[Slot] = set()  # those that something was read into
 
     def weights(self, key: ExpertKey) -> ExpertWeights:
         """See RamTier.weights."""
@@ -183,19 +205,37 @@ class PagedTier:
         self._reads[key] = self._reader.submit(key, self._slabs.pieces(key, self._arena.view(slot)), urgency)
         return True
 
-    def lend(self, nbytes: int) -> None:
+    def lend(self, nbytes: int, keep: float = 0.5) -> None:
         """See RamTier.lend."""
+        before = set(self._lent)
         self._residency.give_back(self._lent)
-        self._lent = self._residency.lend(nbytes)
+        self._lent = self._residency.lend(nbytes, keep)
         for slot in self._lent:
-            self._in_slot.pop(slot, None)
-            self._arena.release(slot)
+            if slot not in before:
+                self._in_slot.pop(slot, None)
+                self._taken.discard(slot)
+                self._arena.release(slot)
+
+    @property
+    def lent_bytes(self) -> int:
+        """See RamTier.lent_bytes."""
+        return self._bytes_of(self._lent)
+
+    @property
+    def promised_bytes(self) -> int:
+        """See RamTier.promised_bytes."""
+        return self._residency.ram.capacity_bytes - self.lent_bytes - self._bytes_of(self._taken)
+
+    def _bytes_of(self, slots: Iterable[Slot]) -> int:
+        classes = self._residency.ram.classes
+        return sum(classes[slot.size_class].slot_bytes for slot in slots)
 
     def collect(self, timeout_s: float | None = 0.0) -> list[ExpertKey]:
         """See RamTier.collect."""
         arrived, error = [], None
         for read in self._reader.collect(timeout_s):
             del self._reads[read.key]
+            self._taken.add(self._residency.ram.slot(read.key))
             if read.is_complete:
                 self._residency.arrived(read.key)
                 arrived.append(read.key)

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from offload.drive import BLOCK_BYTES, Drive, block_ceil
+from offload.fastest import FastestWindow
 from offload.slots import ExpertKey
 from quant.closing import Closing
 from quant.errors import StoreError
 
 PIECE_BYTES = 4 << 20
 THREADS_PER_DRIVE = 8
+# Long enough that what was under way before it began does not count: a sixteenth, with eight threads.
+_WINDOW_PIECES = 128
 
 
 class Urgency(IntEnum):
@@ -58,13 +61,17 @@ class Read:
 
 @dataclass(frozen=True)
 class ReaderState:
-    """What was read since the start. `mean_depth` is how many pieces were under way, on average of `busy_s`."""
+    """What was read since the start. `mean_depth` is how many pieces were under way, on average of `busy_s`.
+
+    `fastest_bytes_per_s` is the highest rate of some hundred pieces in a row, None before there were as many.
+    """
 
     reads: int
     nbytes: int
     busy_s: float
     mean_depth: float
     waiting_reads: int
+    fastest_bytes_per_s: float | None = None
 
 
 class DriveReader(Closing):
@@ -87,6 +94,7 @@ class DriveReader(Closing):
         self._reads = self._nbytes = 0
         self._busy_s = self._depth_s = 0.0
         self._since = 0.0
+        self._fastest, self._busy_before_s = FastestWindow(_WINDOW_PIECES), 0.0
         self._threads = [
             threading.Thread(target=self._serve, args=(drive,), name=f"k2lite-drive-{number}", daemon=True)
             for drive in drives
@@ -140,7 +148,8 @@ class DriveReader(Closing):
         with self._lock:
             self._account()
             depth = self._depth_s / self._busy_s if self._busy_s else 0.0
-            return ReaderState(self._reads, self._nbytes, self._busy_s, depth, self._open_reads)
+            fastest = self._fastest.bytes_per_s
+            return ReaderState(self._reads, self._nbytes, self._busy_s, depth, self._open_reads, fastest)
 
     def close(self) -> None:
         """End the threads. What is under way is waited for, what is not is forgotten. Safe to call twice."""
@@ -190,8 +199,11 @@ class DriveReader(Closing):
             self._account()
             self._running -= 1
             read.running -= 1
-            self._nbytes += piece.needed
-            if error is not None:
+            if error is None:
+                self._nbytes += piece.needed
+                self._fastest.add(piece.needed, self._busy_s - self._busy_before_s)
+                self._busy_before_s = self._busy_s
+            else:
                 read.error = read.error or error
             if error is not None or read.cancelled or read.error is not None:
                 read.waiting.clear()

@@ -13,7 +13,8 @@ class TierState:
     """One tier since the start. `name` is "card 0", "RAM", "drive".
 
     `hits` are experts that were used out of it, `nbytes` their weights; `busy_s` is the time in which the tier's
-    processor or drive worked, `roof_bytes_per_s` what a probe says it could do.
+    processor or drive worked. `roof_bytes_per_s` is the highest rate that it has kept up for a while, None before it
+    had enough to do.
     """
 
     name: str

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from offload.fastest import FastestWindow
+
+_WINDOW_LAYERS = 64
+
 
 @dataclass
 class TierTally:
@@ -20,13 +24,22 @@ class TierTally:
 
 @dataclass
 class Tally:
-    """All tiers' work, and waiting. `ram` are experts that were there when asked for, `drive` those that were not."""
+    """All tiers' work, and waiting. `ram` are experts that were there when asked for, `drive` those that were not.
+
+    `ram_fastest` is how fast the CPU has gone through weights with one token.
+    """
 
     cards: tuple[TierTally, ...] = ()
     ram: TierTally = field(default_factory=TierTally)
     drive: TierTally = field(default_factory=TierTally)
     stall_s: float = 0.0
     used: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    ram_fastest: FastestWindow = field(default_factory=lambda: FastestWindow(_WINDOW_LAYERS))
+
+    def cpu_worked(self, nbytes: int, shared_bytes: int, seconds: float) -> None:
+        """The CPU multiplied experts of `nbytes` by one token, `shared_bytes` of which belong to no tier."""
+        self.ram.busy_s += seconds * (1 - shared_bytes / nbytes)
+        self.ram_fastest.add(nbytes, seconds)
 
     def counters(self) -> dict[str, int]:
         """Experts and bytes by tier; tiers that are not there are left out."""

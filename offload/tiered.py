@@ -13,6 +13,7 @@ from torch import Tensor
 from offload.few_tokens import FewTokens
 from offload.lookahead import LookAhead, RouterGuess
 from offload.many_tokens import ManyTokens, Work
+from offload.memory_watch import MemoryWatch
 from offload.state import ExpertsState, TierState
 from offload.tiers import Tiers
 from offload.token_groups import group_by_expert
@@ -31,21 +32,22 @@ class TieredExperts:
         routers: Mapping[int, RouterGuess],
         prefill_tokens: int | None = None,
         notes: tuple[str, ...] = (),
-        drive_roof: float | None = None,
         token_bytes: int = 0,
         short_tokens: int = 0,
+        watch: MemoryWatch | None = None,
     ) -> None:
         """`routers` of all layers, for the look-ahead; `prefill_tokens` as in Experts; `notes` for the user.
 
         A chunk's tokens take `token_bytes` of memory each, for which slots have to make room from the
-        `short_tokens`-th on.
+        `short_tokens`-th on. `watch` looks whether memory gets less.
         """
-        self._short_tokens, self._token_bytes, self._lent_bytes = short_tokens, token_bytes, 0
+        self._short_tokens, self._token_bytes = short_tokens, token_bytes
+        self._watch, self._given_up_bytes, self._chunk_bytes = watch, 0, 0
         self._tiers = tiers
         self._look_ahead = LookAhead(tiers, routers if tiers.ram.reader_state() is not None else {})
         self._few, self._many = FewTokens(tiers, self._look_ahead), ManyTokens(tiers)
         self._first, self._last = min(tiers.layers), max(tiers.layers)
-        self._prefill_tokens, self._notes, self._drive_roof = prefill_tokens, notes, drive_roof
+        self._prefill_tokens, self._notes = prefill_tokens, notes
         self._token_began = tiers.clock()
 
     @property
@@ -62,6 +64,7 @@ class TieredExperts:
             tiers.residency.advance(len(x))
         try:
             tiers.check_stop()
+            self._look_at_memory()
             if len(x) == 1:
                 chosen = ids[0].tolist()
                 y = self._few.forward(layer, x, chosen, weights[0], shared)
@@ -83,9 +86,9 @@ class TieredExperts:
         """See Experts.prepare. A long chunk's activations take the place of some experts meanwhile."""
         self._tiers.ram.collect()
         needed = max(0, tokens - self._short_tokens) * self._token_bytes
-        if needed != self._lent_bytes:
-            self._lent_bytes = needed
-            self._tiers.ram.lend(needed)
+        if needed != self._chunk_bytes:
+            self._chunk_bytes = needed
+            self._lend()
 
     def announce(self, layer: int, stream: Tensor) -> None:
         """See Experts.announce."""
@@ -133,6 +136,22 @@ class TieredExperts:
         self._tiers.pool.close()
         self._tiers.ram.close()
 
+    def _look_at_memory(self) -> None:
+        """Once a second: have slots given up while memory is short. Raises StoreError when that is not enough."""
+        if self._watch is None or not self._watch.is_due:
+            return
+        ram = self._tiers.ram
+        given_up = max(0, ram.lent_bytes - self._chunk_bytes)
+        wanted = self._watch.bytes_to_give_up(given_up, ram.promised_bytes)
+        if wanted != self._given_up_bytes:
+            self._given_up_bytes = wanted
+            self._lend()
+
+    def _lend(self) -> None:
+        """For a long chunk as far as half of the slots are left; when memory runs out, all but one of each size."""
+        keep = 0.0 if self._given_up_bytes else 0.5
+        self._tiers.ram.lend(self._chunk_bytes + self._given_up_bytes, keep)
+
     def _count_uses(self, layer: int, ids: Tensor) -> None:
         """As if the chunk's tokens had come one by one: an early one counts less by now."""
         residency = self._tiers.residency
@@ -160,12 +179,13 @@ class TieredExperts:
             for n, (table, done) in enumerate(zip(residency.cards, tally.cards, strict=True))
         ]
         ram = residency.ram
+        done, fastest = tally.ram, tally.ram_fastest.bytes_per_s
         states.append(
-            TierState("RAM", ram.capacity_bytes, ram.used_bytes, tally.ram.experts, tally.ram.nbytes, tally.ram.busy_s)
+            TierState("RAM", ram.capacity_bytes, ram.used_bytes, done.experts, done.nbytes, done.busy_s, fastest)
         )
         reader = tiers.ram.reader_state()
         if reader is not None:
             total = residency.layout.total_bytes
-            drive = tally.drive.experts
-            states.append(TierState("drive", total, total, drive, reader.nbytes, reader.busy_s, self._drive_roof))
+            drive, fastest = tally.drive.experts, reader.fastest_bytes_per_s
+            states.append(TierState("drive", total, total, drive, reader.nbytes, reader.busy_s, fastest))
         return tuple(states)

@@ -77,9 +77,9 @@ class Tiers:
         finally:
             self.tally.stall_s += self.clock() - started
 
-    def cpu_worked(self, nbytes: int, seconds: float) -> None:
-        """The CPU multiplied `nbytes` of weights by one token."""
-        self.tally.ram.busy_s += seconds
+    def cpu_worked(self, nbytes: int, shared_bytes: int, seconds: float) -> None:
+        """The CPU multiplied `nbytes` of weights by one token, `shared_bytes` of them of no tier."""
+        self.tally.cpu_worked(nbytes, shared_bytes, seconds)
         self.speeds.cpu(nbytes, seconds)
 
     def cpu_computed(self, operations: float, seconds: float) -> None:

@@ -81,10 +81,20 @@ class VirtualRam:
         self._drive.submit(key, self._work_bytes, urgency, self._clock.now)
         return True
 
-    def lend(self, nbytes: int) -> None:
+    def lend(self, nbytes: int, keep: float = 0.5) -> None:
         """See RamTier.lend."""
         self._residency.give_back(self._lent)
-        self._lent = self._residency.lend(nbytes)
+        self._lent = self._residency.lend(nbytes, keep)
+
+    @property
+    def lent_bytes(self) -> int:
+        """See RamTier.lent_bytes. Nobody asks."""
+        return 0
+
+    @property
+    def promised_bytes(self) -> int:
+        """See RamTier.promised_bytes. Nobody asks."""
+        return 0
 
     def is_under_way(self, key: ExpertKey) -> bool:
         """See RamTier.is_under_way."""

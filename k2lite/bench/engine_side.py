@@ -46,7 +46,7 @@ class EngineSide:
             kernels=kernels,
             threads=threads,
             pin_threads=pin,
-            memory=MemoryOptions(ram_budget_bytes=ram_budget_bytes),
+            memory=MemoryOptions(ram_budget_bytes=ram_budget_bytes, context_tokens=capacity),
         )
         model, self._topics = self._loaded.model, topics_of(Path(path))
         if settled:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from offload.free_memory import limit_of
 from quant.errors import K2Error
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -20,9 +21,9 @@ class MemoryLimitError(K2Error):
 class MemoryGroup:
     """A control group. What its processes read from files counts too, and is dropped when there is no more room."""
 
-    def __init__(self, folder: Path, peak_file: str) -> None:
+    def __init__(self, folder: Path, limit_file: str, peak_file: str) -> None:
         self.folder = folder
-        self._peak_file = peak_file
+        self._limit_file, self._peak_file = limit_file, peak_file
 
     def add(self, pid: int) -> None:
         """Limit a process, and what it starts from now on."""
@@ -30,6 +31,17 @@ class MemoryGroup:
             (self.folder / "cgroup.procs").write_text(str(pid))
         except OSError as error:
             raise _not_permitted(error) from error
+
+    def set_limit(self, limit_bytes: int) -> None:
+        """Change the limit. Raises OSError when the system refuses: version 1 does below what cannot be dropped."""
+        with (self.folder / self._limit_file).open("r+") as file:
+            file.write(str(limit_bytes))
+
+    def used_bytes(self) -> int:
+        """Memory of its processes that cannot be dropped: page cache of files is left out."""
+        limit = limit_of(self.folder)
+        assert limit is not None, "it was made with a limit"
+        return limit.used_bytes
 
     def peak_bytes(self) -> int | None:
         """The most that was ever used, None where the system does not say."""
@@ -81,7 +93,7 @@ def _new_group(limit_bytes: int, root: Path, own: Path, label: str) -> MemoryGro
             folder.rmdir()
             refused = error
             continue
-        return MemoryGroup(folder, peak_file)
+        return MemoryGroup(folder, limit_file, peak_file)
     raise _not_permitted(refused)
 
 

@@ -19,9 +19,9 @@ def show_loading(show: Show, state: LoadProgress) -> None:
 @contextmanager
 def loaded_engine(options: argparse.Namespace) -> Iterator[Engine]:
     """The model that `options` name, loaded; freed when the block ends. Imports torch. Raises K2Error."""
-    from k2lite.engine import LocalEngine
+    from k2lite.head_start import make_local_engine
 
-    engine = LocalEngine(options.model, engine_options(options))
+    engine = make_local_engine(options.model, engine_options(options))
     with shown_progress() as show:
         for progress in engine.load():
             show_loading(show, progress)

@@ -24,6 +24,8 @@ def tier_lines(report: ExpertReport) -> Iterator[str]:
 def _tier_line(tier: TierReport, total_hits: int) -> str:
     share = 100 * tier.hits / total_hits if total_hits else 0.0
     speed = f", {format_bytes(tier.bytes / tier.busy_s)}/s" if tier.busy_s else ""
+    if speed and tier.roof_bytes_per_s is not None:
+        speed += f" (at most {format_bytes(tier.roof_bytes_per_s)}/s)"
     return (
         f"  {tier.name:8} {share:5.1f} % of {total_hits} experts, {format_bytes(tier.bytes)}{speed}; "
         f"{format_bytes(tier.used_bytes)} of {format_bytes(tier.capacity_bytes)} in use"

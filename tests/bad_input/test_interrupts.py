@@ -1,5 +1,8 @@
 """Ctrl-C at any moment of a process: no traceback, and nothing is left, or what the same command goes on with."""
 
+import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from k2lite.cli.main import main
 from k2lite.environment import child_environment
 from tests.bad_input.command_line import PATIENCE_S
 from tests.tiny import write_checkpoint
@@ -29,7 +33,7 @@ sys.exit(entry.main())
 def interrupted(command: list[object], after_s: float, home: Path) -> subprocess.CompletedProcess[str]:
     """Press Ctrl-C `after_s` seconds after the command has begun to listen for it."""
     environment = child_environment() | {"K2LITE_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
     arguments = [sys.executable, "-c", STARTER, *map(str, command)]
     with subprocess.Popen(arguments, text=True, env=environment, **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout.readline() == "*\n"
@@ -38,6 +42,8 @@ def interrupted(command: list[object], after_s: float, home: Path) -> subprocess
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_S)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of its session is left
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
@@ -77,6 +83,36 @@ def test_control_c_while_preparing_the_demo_model_leaves_nothing(after_s: float,
     check_interrupted(result)
     left = [path for path in tmp_path.rglob("*") if path.is_file() or ".making" in path.name]
     assert [path for path in left if path.suffix != ".gguf" or path.parent.name != "cache"] == []
+
+
+@pytest.fixture(scope="module")
+def deep_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose random answers take long: next to none of its tokens ends one."""
+    path = tmp_path_factory.mktemp("deep") / "k2.gguf"
+    size = ("--hidden", 256, "--expert-width", 64, "--dense-width", 256, "--vocab", 2048)
+    arguments = ("synth", path, "--shape", "k2", "--layers", 12, "--experts", 32, *size, "--type", "Q8_0")
+    assert main([str(argument) for argument in arguments]) == 0
+    return path
+
+
+_MOMENTS = random.Random(20)
+RANDOM_DELAYS_S = [2.5, *(pytest.param(_MOMENTS.uniform(0, 6), marks=pytest.mark.slow) for _ in range(20))]
+
+
+@pytest.mark.parametrize("after_s", RANDOM_DELAYS_S)
+def test_control_c_while_a_paged_model_answers(
+    after_s: float, tmp_path: Path, deep_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(deep_file), "--raw", "-p", "a", "--ram-budget", "1"]) == 1
+    least = re.search(r"--ram-budget (\d+) or more", capsys.readouterr().err)
+    assert least is not None
+    budget = int(least[1]) + 1_000_000
+    command = ["run", deep_file, "--raw", "-p", "a " * 400, "-n", 3000, "--ram-budget", budget]
+    result = interrupted([*command, "--ctx", 4096], after_s, tmp_path / "home")
+    if "ended by stop" in result.stderr:
+        pytest.skip("the answer was complete before the signal came")
+    check_interrupted(result)
+    assert "ended by cancelled" in result.stderr or result.stderr == "", result.stderr
 
 
 @pytest.mark.parametrize("after_s", DELAYS_S)

@@ -32,9 +32,7 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def paged_budget(path: Path) -> int:
     """The smallest budget that is accepted, and a little more."""
     engine = LocalEngine(path, EngineOptions(ram_budget_bytes=1))
-    with pytest.raises(
-        RequestError, match=r"is too small: .*give --ram-budget (\d+) or more"
-    ) as told:
+    with pytest.raises(RequestError, match=r"is too small: .*give --ram-budget (\d+) or more") as told:
         list(engine.load())
     return int(str(told.value).split("--ram-budget ")[1].split(" or")[0]) + 1_000_000
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from offload.free_memory import free_memory_bytes
+import psutil
+
+from offload.free_memory import OWN_RESERVE_BYTES, default_budget_bytes, free_memory_bytes
 
 
 def group(root: Path, folder: str, limit: int, used: int, cache: int) -> None:
@@ -38,3 +40,34 @@ def test_version_2_says_max_where_there_is_no_limit(tmp_path: Path) -> None:
 
 def test_without_groups_the_machine_alone_counts(tmp_path: Path) -> None:
     assert free_memory_bytes(tmp_path / "none", tmp_path) > 100 << 20
+
+
+def budget_in(root: Path, limit: int, used: int, cache: int = 0) -> int:
+    own = root / "cgroup"
+    own.write_text("9:memory:/only\n")
+    group(root, "only", limit, used, 0)
+    return default_budget_bytes(cache, own, root)
+
+
+def ours() -> int:
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
+
+
+def test_a_group_of_our_own_is_used_up_to_what_the_process_itself_takes(tmp_path: Path) -> None:
+    used = ours()
+    limit = used + (4 << 30)  # an eighth of what is free is more than the reserve
+    assert budget_in(tmp_path, limit, used) == (4 << 30) - OWN_RESERVE_BYTES
+    assert budget_in(tmp_path, used + (1 << 30), used) == (1 << 30) * 7 // 8
+
+
+def test_where_others_live_too_an_eighth_stays_free(tmp_path: Path) -> None:
+    used = ours() + (1 << 30)
+    assert budget_in(tmp_path, used + (4 << 30), used) == (4 << 30) * 7 // 8
+
+
+def test_the_cache_has_its_memory_beside_the_budget(tmp_path: Path) -> None:
+    used = ours()
+    limit = used + (1 << 30)
+    assert budget_in(tmp_path, limit, used, cache=300 << 20) == (1 << 30) * 7 // 8 - (300 << 20)
+    assert budget_in(tmp_path, limit, used, cache=2 << 30) == 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from k2lite.config_gguf import config_from_gguf
 from k2lite.expert_slabs import expert_slabs
-from k2lite.load_gguf import GgufTensors, _guess_of
+from k2lite.load_gguf import GgufTensors, guess_of
 from k2lite.model import Model
 from k2lite.weights import WeightReader, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
@@ -63,7 +63,7 @@ class TinyModel:
             self.slabs,
             used,
             self.kernels,
-            {index: _guess_of(router) for index, router in routers.items()},
+            {index: guess_of(router) for index, router in routers.items()},
             slot_budget_bytes=setting.slot_bytes,
             cards=cards,
             mirror=setting.mirror,
