@@ -1,5 +1,6 @@
 """Layers on cards: the same model on kernels for cards, and on virtual cards to the last bit."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,3 +195,20 @@ def test_a_card_that_fails_is_named() -> None:
     ):
         with pytest.raises(StoreError, match=words), home.active():
             raise error
+
+
+def test_random_moves_under_load_change_nothing(k2_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = load_model(k2_file, threads=2)
+    expected = greedy(plain, 40)
+    plain.close()
+    loaded = placed(k2_file, 4, 0.9, 0.6)
+    try:
+        residency = loaded.model._experts._tiers.residency  # type: ignore[attr-defined]
+        use, chance = residency.use, random.Random(11)
+        monkeypatch.setattr(residency, "use", lambda key, count=1.0: use(key, count * chance.expovariate(0.1)))
+        found = greedy(loaded, 40)
+        moved = residency.promotions, residency.demotions, residency.evictions
+    finally:
+        loaded.close()
+    assert found[0] == expected[0] and torch.equal(found[1], expected[1])
+    assert min(moved) > 0, moved
