@@ -4,7 +4,7 @@
     python -m benchmarks.offload_overhead deep.gguf       K2's depth, next to no arithmetic: the worst case
     python -m benchmarks.offload_overhead slice.gguf      experts of K2's width
 
-One model behind several doors, which take turns in every round, each with tokens of its own:
+One model behind several doors, which take turns with every token, each with tokens of its own:
 
     bare             experts in the mapped file, and nothing else: no counters, no places, no reports
     mapped           what k2lite uses when the budget holds the file, with a report every half second
@@ -19,6 +19,7 @@ import argparse
 import json
 import random
 import secrets
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ class SilentTally(Tally):
 class SilentMapped(MappedExperts):
     """Neither counts nor remembers how much an expert is used."""
 
-    def _count(self, layer: int, experts: Any) -> None:
+    def _note(self, layer: int, ids: Any, shared: Any, seconds: float) -> None:
         """Not counted."""
 
 
@@ -98,27 +99,73 @@ def main() -> int:
     file = GgufFile.open(options.path)
     for _ in file.page_in(file.tensors):
         pass
-    models = {name: _model(name, file, kernels) for name in DOORS}
-    rates: dict[str, list[float]] = {name: [] for name in DOORS}
-    for model in models.values():
-        _rate(model, options.tokens, reports=False)
-    for number in range(options.rounds):
-        for name in random.sample(DOORS, len(DOORS)):
-            rates[name].append(_rate(models[name], options.tokens, reports=name in ("mapped", "paged")))
-        print(number, {name: round(found[-1], 2) for name, found in rates.items()}, file=sys.stderr)
+    doors = {name: Door(_model(name, file, kernels), name in ("mapped", "paged")) for name in options.doors}
+    rates: dict[str, list[float]] = {name: [] for name in doors}
+    for number in range(-1, options.rounds):
+        for name, rate in _round(doors, options.tokens).items():
+            if number >= 0:  # the one before warms up
+                rates[name].append(rate)
+        print(number, {name: round(found[-1], 2) for name, found in rates.items() if found}, file=sys.stderr)
     result: dict[str, Any] = {f"{name}_tokens_per_s": _spread(found) for name, found in rates.items()}
-    result |= {f"{one} / {other}": _spread(ratios(rates[one], rates[other])) for one, other in _PAIRS}
+    pairs = [(one, other) for one, other in _PAIRS if one in rates and other in rates]
+    result |= {f"{one} / {other}": _spread(ratios(rates[one], rates[other])) for one, other in pairs}
+    result["reports, share of the time"] = {
+        name: door.report_seconds / door.seconds for name, door in doors.items() if name in ("mapped", "paged")
+    }
     print(json.dumps({"file_bytes": options.path.stat().st_size, "rounds": options.rounds, **result}, indent=2))
-    for model in models.values():
-        model.close()
+    for door in doors.values():
+        door.model.close()
     kernels.close()
     return 0
+
+
+class Door:
+    """A model behind its door, with a clock that runs only while it is its turn."""
+
+    def __init__(self, model: Model, reports: bool) -> None:
+        self.model = model
+        self.seconds = self.report_seconds = 0.0
+        self._began: float | None = None
+        self._reports = ReportClock(model.experts_state, self._now) if reports else None
+
+    def begin(self, tokens: int) -> None:
+        """A round of so many tokens begins."""
+        self._cache = self.model.new_cache(tokens)
+        self.token_seconds: list[float] = []
+        draw = random.Random(secrets.randbits(32))
+        self._ids = [torch.tensor([draw.randrange(self.model.config.vocab_size)]) for _ in range(tokens)]
+
+    def token(self) -> None:
+        """One new token, and a report when one is due."""
+        began = self._began = time.perf_counter()
+        self.model.forward(self._ids.pop(), self._cache)
+        self.token_seconds.append(time.perf_counter() - began)
+        if self._reports is not None:
+            self._reports.report()
+        now = self._now()
+        self.report_seconds += now - self.seconds - self.token_seconds[-1]
+        self.seconds, self._began = now, None
+
+    def _now(self) -> float:
+        return self.seconds + (0.0 if self._began is None else time.perf_counter() - self._began)
+
+
+def _round(doors: dict[str, Door], tokens: int) -> dict[str, float]:
+    """Tokens a second of each door, by the median of its tokens; they take turns with every token, since speeds change
+    from second to second."""
+    for door in doors.values():
+        door.begin(tokens)
+    for _ in range(tokens):
+        for door in random.sample(list(doors.values()), len(doors)):
+            door.token()
+    return {name: 1 / statistics.median(door.token_seconds) for name, door in doors.items()}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
-    parser.add_argument("--tokens", type=int, default=48, help="decoded by each door in a round")
+    parser.add_argument("--doors", choices=DOORS, nargs="+", default=DOORS)
+    parser.add_argument("--tokens", type=int, default=32, help="decoded by each door in a round")
     parser.add_argument("--rounds", type=int, default=9)
     return parser.parse_args()
 
@@ -130,10 +177,7 @@ def _model(door: str, file: GgufFile, kernels: Kernels) -> Model:
     def make(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
         if not door.startswith("paged"):
             kind = {"bare": BareExperts, "mapped": MappedExperts, "mapped, silent": SilentMapped}[door]
-            experts = kind(mapped_layers(reader, routers), kernels)
-            if door != "mapped":
-                experts._tally = SilentTally()
-            return experts
+            return kind(mapped_layers(reader, routers), kernels)
         slabs = expert_slabs(file, reader, list(routers))
         used = config.experts_per_token
         guesses = {layer: guess_of(router) for layer, router in routers.items()}
@@ -152,20 +196,6 @@ def _fill(paged: TieredExperts, layers: Mapping[int, Any], hidden: int) -> None:
     for layer, found in layers.items():
         for expert in range(found.experts):
             paged.forward(layer, torch.zeros(1, hidden), torch.tensor([[expert]]), torch.ones(1, 1))
-
-
-def _rate(model: Model, tokens: int, reports: bool) -> float:
-    """Tokens a second, each a new one, with reports as an answer has them."""
-    draw = random.Random(secrets.randbits(32))
-    cache = model.new_cache(tokens)
-    clock = ReportClock(model.experts_state) if reports else None
-    ids = [torch.tensor([draw.randrange(model.config.vocab_size)]) for _ in range(tokens)]
-    started = time.perf_counter()
-    for token in ids:
-        model.forward(token, cache)
-        if clock is not None:
-            clock.report()
-    return tokens / (time.perf_counter() - started)
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ owns it. The rules:
   back there.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -120,6 +120,13 @@ class Residency:
         if card is not None:
             return card
         return RAM if key in self.ram and key not in self._arriving else DRIVE
+
+    def placed(self) -> Iterator[tuple[ExpertKey, int]]:
+        """All experts that are not on the drive only, and their `place`."""
+        for key in self.ram:
+            if key not in self._arriving and key not in self._card_of:
+                yield key, RAM
+        yield from self._card_of.items()
 
     def is_arriving(self, key: ExpertKey) -> bool:
         """Whether the expert has its slot in RAM and its bytes are on the way."""

@@ -4,7 +4,7 @@ Instead of making all old counts smaller, a new one is made larger: after t step
 experts stands higher does not change while neither is used, so ranks may lie in a heap.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -39,6 +39,11 @@ class DecayedScores(Generic[Key]):
     def score(self, key: Key) -> float:
         """The decayed count as of now."""
         return self._ranks.get(key, 0.0) / self._unit
+
+    def scores(self, keys: Iterable[Key]) -> tuple[float, ...]:
+        """The decayed count of each key as of now."""
+        ranks, unit = self._ranks, self._unit
+        return tuple([ranks.get(key, 0.0) / unit for key in keys])
 
     def rank(self, key: Key) -> float:
         """A number that orders keys as their scores do and changes only with a use, or with `scalings`."""

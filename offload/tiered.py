@@ -20,7 +20,7 @@ from offload.token_groups import group_by_expert
 from quant.kernels import ExpertWeights
 
 if TYPE_CHECKING:
-    from offload.slots import ExpertKey
+    pass
 
 
 class TieredExperts:
@@ -49,6 +49,10 @@ class TieredExperts:
         self._first, self._last = min(tiers.layers), max(tiers.layers)
         self._prefill_tokens, self._notes = prefill_tokens, notes
         self._token_began = tiers.clock()
+        self._keys = {
+            layer: [(layer, expert) for expert in range(facts.experts)] for layer, facts in tiers.layers.items()
+        }
+
 
     @property
     def prefill_tokens(self) -> int | None:
@@ -111,11 +115,12 @@ class TieredExperts:
         """See Experts.state."""
         tiers, residency = self._tiers, self._tiers.residency
         reader = tiers.ram.reader_state()
-        score = residency.scores.score
-        keys = {layer: [(layer, expert) for expert in range(facts.experts)] for layer, facts in tiers.layers.items()}
+        letters = {layer: ["."] * facts.experts for layer, facts in tiers.layers.items()}
+        for (layer, expert), place in residency.placed():
+            letters[layer][expert] = _place_letter(place)
         return ExpertsState(
-            places={layer: "".join(map(self._place_letter, found)) for layer, found in keys.items()},
-            scores={layer: tuple(map(score, found)) for layer, found in keys.items()},
+            places={layer: "".join(found) for layer, found in letters.items()},
+            scores={layer: residency.scores.scores(found) for layer, found in self._keys.items()},
             used=dict(tiers.tally.used),
             tiers=self._tier_states(),
             evictions=residency.evictions,
@@ -168,9 +173,7 @@ class TieredExperts:
         used = [(layer, expert) for layer, experts in self._tiers.tally.used.items() for expert in experts]
         self._tiers.pool.end_token(used, seconds)
 
-    def _place_letter(self, key: "ExpertKey") -> str:
-        place = self._tiers.residency.place(key)
-        return str(place % 10) if place >= 0 else "r" if place == -1 else "."
+
 
     def _tier_states(self) -> tuple[TierState, ...]:
         tiers, residency, tally = self._tiers, self._tiers.residency, self._tiers.tally
@@ -189,3 +192,7 @@ class TieredExperts:
             drive, fastest = tally.drive.experts, reader.fastest_bytes_per_s
             states.append(TierState("drive", total, total, drive, reader.nbytes, reader.busy_s, fastest))
         return tuple(states)
+
+
+def _place_letter(place: int) -> str:
+    return str(place % 10) if place >= 0 else "r"
