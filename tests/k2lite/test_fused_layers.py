@@ -152,7 +152,3 @@ def test_router(native: Kernels, plain: Kernels, family: str, groups: int, used:
     torch.testing.assert_close(routing.weights, expected.weights)
 
 
-@pytest.mark.parametrize("name", ["F32", "BF16", "Q8_0", "Q5_0", "Q4_K", "Q6_K", "IQ4_XS", "Q2_K"])
-def test_decoded_weights(native: Kernels, name: str) -> None:
-    w = random_weights(block_type(name), (3, 40, 512))
-    torch.testing.assert_close(native.decode(w).double(), exact_values(w), rtol=1e-6, atol=1e-6)

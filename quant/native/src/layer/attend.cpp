@@ -1,6 +1,7 @@
 // Latent attention of a few tokens as one job: norm, queries, cache, scores, values, output, all without coming back.
 #include <cmath>
 
+#include "layer/head_matrices.h"
 #include "layer/layer.h"
 #include "layer/matrix.h"
 #include "layer/rows.h"
@@ -10,7 +11,6 @@ namespace k2quant {
 namespace {
 
 constexpr int64_t SERIAL_BYTES = 192 * 1024;  // of weights: below, waking other threads takes longer than the work
-constexpr int64_t MAX_SIZE = int64_t{1} << 24;
 
 struct Attend {
     const k2quant_attention& a;
@@ -170,16 +170,6 @@ void add_output(void* job, int64_t piece, int) {
     }
 }
 
-bool is_size(int64_t size) { return size > 0 && size <= MAX_SIZE; }
-
-// One head's matrix [rows, cols] out of those of all heads, one below the other.
-bool resolve_head(const MultiplyVariant& variant, k2quant_matrix given, int64_t rows, int64_t cols, int64_t heads,
-                  Matrix& out) {
-    if (given.rows != rows * heads || given.cols != cols) return false;
-    given.rows = rows;
-    return resolve(variant, given, out);
-}
-
 bool resolve_shaped(const MultiplyVariant& variant, const k2quant_matrix& given, int64_t rows, int64_t cols,
                     Matrix& out) {
     return given.rows == rows && given.cols == cols && resolve(variant, given, out);
@@ -187,11 +177,7 @@ bool resolve_shaped(const MultiplyVariant& variant, const k2quant_matrix& given,
 
 bool fits(Attend& s) {
     const k2quant_attention& a = s.a;
-    const int64_t sizes[] = {a.hidden, a.heads, a.nope, a.latent, a.value};
-    for (int64_t size : sizes) {
-        if (!is_size(size)) return false;
-    }
-    if (a.rope < 0 || a.rope > MAX_SIZE || a.rope % 2 || a.q_rank < 0 || a.q_rank > MAX_SIZE) return false;
+    if (!head_sizes_fit(a) || !is_size(a.hidden) || a.q_rank < 0 || a.q_rank > MAX_SIZE) return false;
     if (!a.norm || !a.kv_a_norm || (a.q_rank > 0 && !a.q_a_norm)) return false;
     const int64_t from = a.q_rank > 0 ? a.q_rank : a.hidden;
     return (a.q_rank == 0 || resolve_shaped(s.multiply, a.q_a, a.q_rank, a.hidden, s.q_a)) &&
