@@ -12,7 +12,7 @@ from torch import Tensor
 
 from k2lite.config import ModelConfig
 from k2lite.kv_cache import KvCache
-from k2lite.norm import rms_norm
+from k2lite.norm import norm_of
 from k2lite.rope import rotate, softmax_scale
 from quant.encode.decode import dequantize
 from quant.kernels import Kernels
@@ -53,6 +53,7 @@ class Attention:
         self._absorbed_only = absorbed_only
         self._config = config
         self._kernels = kernels
+        self._norm = norm_of(kernels)
         self._scale = softmax_scale(config)
         self._in_one_call, self._to_expanded, self._most_tokens = None, None, 0
         if isinstance(kernels, FusedKernels):
@@ -68,7 +69,8 @@ class Attention:
         """
         if self._in_one_call is not None and x.shape[0] <= self._most_tokens:
             return self._in_one_call(x, cache.layer(layer), cache.length, rotations)
-        return x + self._step_by_step(rms_norm(x, self._w.norm, self._config.rms_eps), layer, cache, rotations)
+        normed = self._norm(x, self._w.norm, self._config.rms_eps)
+        return self._step_by_step(normed, layer, cache, rotations).add_(x)
 
     def _described(self) -> LatentAttention:
         w, c = self._w, self._config
@@ -95,7 +97,7 @@ class Attention:
         c = self._config
         queries = self._queries(x)
         latent, k_rope = self._kernels.linear(x, self._w.kv_a).split([c.kv_lora_rank, c.qk_rope_dim], dim=-1)
-        latent = rms_norm(latent, self._w.kv_a_norm, c.lora_norm_eps)
+        latent = self._norm(latent, self._w.kv_a_norm, c.lora_norm_eps)
         cached = cache.write(layer, torch.cat([latent, rotate(k_rope, rotations)], dim=-1))
         naive = not self._absorbed_only and naive_is_cheaper(x.shape[0], cached.shape[0], c)
         if naive and self._to_expanded is not None:
@@ -112,7 +114,7 @@ class Attention:
         if self._w.q is not None:
             return self._kernels.linear(x, self._w.q)
         assert self._w.q_a is not None and self._w.q_b is not None and self._w.q_a_norm is not None
-        low = rms_norm(self._kernels.linear(x, self._w.q_a), self._w.q_a_norm, self._config.lora_norm_eps)
+        low = self._norm(self._kernels.linear(x, self._w.q_a), self._w.q_a_norm, self._config.lora_norm_eps)
         return self._kernels.linear(low, self._w.q_b)
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached: Tensor) -> Tensor:

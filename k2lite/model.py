@@ -1,5 +1,6 @@
 """The decoder: embedding, layers of attention and feed-forward, final norm, head."""
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 from k2lite.attention import Attention
 from k2lite.config import ModelConfig
 from k2lite.kv_cache import KvCache
-from k2lite.norm import rms_norm
+from k2lite.norm import norm_of
 from k2lite.rope import Rope
 from k2lite.router import Router
 from k2lite.routing_trace import RecordingExperts
@@ -59,6 +60,7 @@ class Model:
         self._head = head
         self._experts = experts
         self._kernels = kernels
+        self._norm = norm_of(kernels)
         self._rope = Rope(config)
 
     def new_cache(self, capacity: int) -> KvCache:
@@ -83,9 +85,9 @@ class Model:
         cache.advance(len(ids))
         if last_only:
             x = x[-1:]
-        x = rms_norm(x, self._output_norm, self.config.rms_eps)
-        # Kernels convert activations to blocks of 8 bits, in which NaN would become some number.
-        if not torch.isfinite(x).all():
+        x = self._norm(x, self._output_norm, self.config.rms_eps)
+        # Kernels convert activations to blocks of 8 bits, in which NaN would become some number. A sum shows it too.
+        if not math.isfinite(float(x.sum())):
             raise EngineError("the model computes NaN or inf: the file may be damaged, fetch or quantize it again")
         return self._kernels.linear(x, self._head)
 
@@ -124,19 +126,20 @@ class Model:
     def _check(self, ids: Tensor) -> None:
         if ids.numel() == 0:
             raise RequestError("there are no tokens to process: the prompt is empty")
-        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
-            raise RequestError(f"token ids must be between 0 and {self.config.vocab_size - 1}, got {int(ids.max())}")
+        least, most = (int(limit) for limit in ids.aminmax())
+        if least < 0 or most >= self.config.vocab_size:
+            raise RequestError(f"token ids must be between 0 and {self.config.vocab_size - 1}, got {least} to {most}")
 
     def _layer(self, index: int, layer: Layer, x: Tensor, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
         x = _attend(layer.attention, x, index, cache, rotations)
         if layer.router is not None:
             h, routing = layer.router(x)
             self._experts.announce(index, x)
-            return x + self._experts.forward(index, h, routing.ids, routing.weights, layer.shared)
+            return self._experts.forward(index, h, routing.ids, routing.weights, layer.shared).add_(x)
         assert layer.dense_norm is not None and layer.dense is not None
         self._experts.announce(index, x)
-        h = rms_norm(x, layer.dense_norm, self.config.rms_eps)
-        return x + self._kernels.experts(h, [for_all_tokens(layer.dense, len(h))])
+        h = self._norm(x, layer.dense_norm, self.config.rms_eps)
+        return self._kernels.experts(h, [for_all_tokens(layer.dense, len(h))]).add_(x)
 
 
 def _attend(attention: Attention, x: Tensor, index: int, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:

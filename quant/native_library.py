@@ -43,6 +43,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "k2quant_attend": (_INT, *[_POINTER] * 3, _INT64, _POINTER, _INT64, _INT64, _POINTER, _POINTER),
     "k2quant_attend_heads": (_INT, *[_POINTER] * 3, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 3),
     "k2quant_decode_rows": (_INT, _INT, _POINTER, _INT64, _INT64, _POINTER, _INT64, _POINTER),
+    "k2quant_rms_norm": (_INT, *[_POINTER] * 3, _INT64, _INT64, ctypes.c_float, _POINTER),
     "k2quant_route": (_INT, *[_POINTER] * 3, _INT64, *[_POINTER] * 3),
 }
 

@@ -90,6 +90,9 @@ class FusedKernels(Protocol):
         some weight's type is not served.
         """
 
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Each row of x [T, n] f32 scaled to unit root mean square, then by `weight` [n] f32. Not in place."""
+
     def prepare_attention(self, attention: LatentAttention) -> Attend | None:
         """The attention as one call; None when some weight's type is not served."""
 

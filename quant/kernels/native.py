@@ -126,6 +126,17 @@ class NativeKernels:
             raise ValueError(f"x {x.dtype} {tuple(x.shape)} and y {y.dtype} {tuple(y.shape)} do not fit")
         return self._own_experts(x.contiguous(), calls, y, add=True)
 
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See FusedKernels.rms_norm."""
+        x = x.contiguous()
+        tokens, cols = x.shape
+        if weight.shape != (cols,) or not x.dtype == weight.dtype == torch.float32:
+            raise ValueError(f"x {x.dtype} {tuple(x.shape)} and weight {weight.dtype} {tuple(weight.shape)} do not fit")
+        out = torch.empty(tokens, cols)
+        pointers = x.data_ptr(), weight.contiguous().data_ptr()
+        self.call("k2quant_rms_norm", *pointers, tokens, cols, eps, out.data_ptr())
+        return out
+
     def prepare_attention(self, attention: LatentAttention) -> Attend | None:
         """See FusedKernels.prepare_attention."""
         return attention_call(self.call, attention) if attention.types <= self._own else None

@@ -75,6 +75,10 @@ K2QUANT_API int k2quant_attend_heads(int isa, void* pool, const struct k2quant_a
 K2QUANT_API int k2quant_route(int isa, void* pool, const struct k2quant_router* router, const float* x, int64_t tokens,
                               float* normed, int64_t* ids, float* weights);
 
+/* out [tokens, cols] = x / sqrt(mean(x^2) + eps) * weight, each row by itself. out may be x. */
+K2QUANT_API int k2quant_rms_norm(int isa, void* pool, const float* x, const float* weight, int64_t tokens, int64_t cols,
+                                 float eps, float* out);
+
 #ifdef __cplusplus
 }
 #endif
