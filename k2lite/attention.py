@@ -12,11 +12,11 @@ from torch import Tensor
 
 from k2lite.config import ModelConfig
 from k2lite.kv_cache import KvCache
-from k2lite.norm import rms_norm
+from k2lite.norm import norm_of
 from k2lite.rope import rotate, softmax_scale
 from quant.encode.decode import dequantize
 from quant.kernels import Kernels
-from quant.kernels.fused import Attend, FusedKernels, LatentAttention
+from quant.kernels.fused import FusedKernels, LatentAttention
 from quant.tensor import QuantizedTensor
 
 # Scores and expanded keys are made for as many heads at a time as fit this many values (64 MiB of f32).
@@ -53,8 +53,14 @@ class Attention:
         self._absorbed_only = absorbed_only
         self._config = config
         self._kernels = kernels
+        self._norm = norm_of(kernels)
         self._scale = softmax_scale(config)
-        self._in_one_call = self._fused(kernels) if isinstance(kernels, FusedKernels) else None
+        self._in_one_call, self._to_expanded, self._most_tokens = None, None, 0
+        if isinstance(kernels, FusedKernels):
+            described = self._described()
+            self._in_one_call = kernels.prepare_attention(described)
+            self._to_expanded = kernels.prepare_head_attention(described)
+            self._most_tokens = kernels.most_tokens
 
     def __call__(self, x: Tensor, layer: int, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
         """Attend from norm(`x` [T, hidden]) to everything cached and to itself; returns x + that, [T, hidden].
@@ -63,50 +69,52 @@ class Attention:
         """
         if self._in_one_call is not None and x.shape[0] <= self._most_tokens:
             return self._in_one_call(x, cache.layer(layer), cache.length, rotations)
-        return x + self._step_by_step(rms_norm(x, self._w.norm, self._config.rms_eps), layer, cache, rotations)
+        normed = self._norm(x, self._w.norm, self._config.rms_eps)
+        return self._step_by_step(normed, layer, cache, rotations).add_(x)
 
-    def _fused(self, kernels: FusedKernels) -> Attend | None:
+    def _described(self) -> LatentAttention:
         w, c = self._w, self._config
         q_b = w.q if w.q is not None else w.q_b
         assert q_b is not None
-        self._most_tokens = kernels.most_tokens
-        return kernels.prepare_attention(
-            LatentAttention(
-                norm=w.norm,
-                q_a=w.q_a,
-                q_a_norm=w.q_a_norm,
-                q_b=q_b,
-                kv_a=w.kv_a,
-                kv_a_norm=w.kv_a_norm,
-                k_b=w.k_b,
-                v_b=w.v_b,
-                output=w.output,
-                rope_dim=c.qk_rope_dim,
-                eps=c.rms_eps,
-                lora_eps=c.lora_norm_eps,
-                scale=self._scale,
-            )
+        return LatentAttention(
+            norm=w.norm,
+            q_a=w.q_a,
+            q_a_norm=w.q_a_norm,
+            q_b=q_b,
+            kv_a=w.kv_a,
+            kv_a_norm=w.kv_a_norm,
+            k_b=w.k_b,
+            v_b=w.v_b,
+            output=w.output,
+            rope_dim=c.qk_rope_dim,
+            eps=c.rms_eps,
+            lora_eps=c.lora_norm_eps,
+            scale=self._scale,
         )
 
     def _step_by_step(self, x: Tensor, layer: int, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
         """One product after the other, in whichever form is cheaper."""
         c = self._config
-        q = self._queries(x).view(x.shape[0], c.n_heads, c.head_dim)
-        q_nope, q_rope = q.split([c.qk_nope_dim, c.qk_rope_dim], dim=-1)
+        queries = self._queries(x)
         latent, k_rope = self._kernels.linear(x, self._w.kv_a).split([c.kv_lora_rank, c.qk_rope_dim], dim=-1)
-        latent = rms_norm(latent, self._w.kv_a_norm, c.lora_norm_eps)
+        latent = self._norm(latent, self._w.kv_a_norm, c.lora_norm_eps)
         cached = cache.write(layer, torch.cat([latent, rotate(k_rope, rotations)], dim=-1))
-        q_rope = rotate(q_rope, rotations)
         naive = not self._absorbed_only and naive_is_cheaper(x.shape[0], cached.shape[0], c)
-        form = self._naive if naive else self._absorbed
-        return self._kernels.linear(form(q_nope, q_rope, cached).flatten(1), self._w.output)
+        if naive and self._to_expanded is not None:
+            taken = self._to_expanded(queries, cache.layer(layer), cache.length, rotations)
+        else:
+            q = queries.view(x.shape[0], c.n_heads, c.head_dim)
+            q_nope, q_rope = q.split([c.qk_nope_dim, c.qk_rope_dim], dim=-1)
+            form = self._naive if naive else self._absorbed
+            taken = form(q_nope, rotate(q_rope, rotations), cached).flatten(1)
+        return self._kernels.linear(taken, self._w.output)
 
     def _queries(self, x: Tensor) -> Tensor:
         """Queries of all heads, [T, heads * head_dim]."""
         if self._w.q is not None:
             return self._kernels.linear(x, self._w.q)
         assert self._w.q_a is not None and self._w.q_b is not None and self._w.q_a_norm is not None
-        low = rms_norm(self._kernels.linear(x, self._w.q_a), self._w.q_a_norm, self._config.lora_norm_eps)
+        low = self._norm(self._kernels.linear(x, self._w.q_a), self._w.q_a_norm, self._config.lora_norm_eps)
         return self._kernels.linear(low, self._w.q_b)
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached: Tensor) -> Tensor:
@@ -137,8 +145,7 @@ class Attention:
         """Decoded weights [h, rows, cols] of some heads of a [heads, rows, cols] tensor."""
         rows = w.shape[1]
         block = w.row_range(heads.start * rows, heads.stop * rows)
-        decoded = self._kernels.decode(block) if isinstance(self._kernels, FusedKernels) else dequantize(block)
-        return decoded.view(-1, *w.shape[1:])
+        return dequantize(block).view(-1, *w.shape[1:])
 
 
 def naive_is_cheaper(tokens: int, positions: int, c: ModelConfig) -> bool:

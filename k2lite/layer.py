@@ -9,7 +9,7 @@ from torch import Tensor
 from k2lite.attention import Attention
 from k2lite.home import RAM, Home
 from k2lite.kv_cache import KvCache
-from k2lite.norm import rms_norm
+from k2lite.norm import Norm
 from k2lite.router import Router, Routing
 from offload.experts import Experts, for_all_tokens
 from quant.kernels import ExpertWeights, Kernels
@@ -73,6 +73,7 @@ class Layer:
 
     attention: Attention
     kernels: Kernels
+    norm: Norm
     norm_eps: float
     dense_norm: Tensor | None = None
     dense: ExpertWeights | None = None
@@ -86,11 +87,11 @@ class Layer:
         if self.router is not None:
             h, routing = self.router(x)
             experts.announce(index, x)
-            return x + experts.forward(index, h, routing.ids, routing.weights, self.shared)
+            return experts.forward(index, h, routing.ids, routing.weights, self.shared).add_(x)
         assert self.dense_norm is not None and self.dense is not None
         experts.announce(index, x)
-        h = rms_norm(x, self.dense_norm, self.norm_eps)
-        return x + self.kernels.experts(h, [for_all_tokens(self.dense, len(h))])
+        h = self.norm(x, self.dense_norm, self.norm_eps)
+        return self.kernels.experts(h, [for_all_tokens(self.dense, len(h))]).add_(x)
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,13 @@ class HostHead:
     weight: QuantizedTensor
     norm_weight: Tensor
     norm_eps: float
+    rms_norm: Norm
     kernels: Kernels
     home: Home = RAM
 
     def norm(self, x: Tensor) -> Tensor:
         """See Head.norm."""
-        return rms_norm(x, self.norm_weight, self.norm_eps)
+        return self.rms_norm(x, self.norm_weight, self.norm_eps)
 
     def logits(self, normed: Tensor) -> Tensor:
         """See Head.logits."""

@@ -1,5 +1,6 @@
 """The decoder: embedding, layers of attention and feed-forward, final norm, head."""
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,8 +69,8 @@ class Model:
         if last_only:
             x = x[-1:]
         x = self._head.norm(x if self._head.home is home else self._head.home.receive(x))
-        # Kernels convert activations to blocks of 8 bits, in which NaN would become some number.
-        if not torch.isfinite(x).all():
+        # Kernels convert activations to blocks of 8 bits, in which NaN would become some number. A sum shows it too.
+        if not math.isfinite(float(x.sum())):
             raise EngineError("the model computes NaN or inf: the file may be damaged, fetch or quantize it again")
         return self._head.logits(x)
 
@@ -113,5 +114,6 @@ class Model:
     def _check(self, ids: Tensor) -> None:
         if ids.numel() == 0:
             raise RequestError("there are no tokens to process: the prompt is empty")
-        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
-            raise RequestError(f"token ids must be between 0 and {self.config.vocab_size - 1}, got {int(ids.max())}")
+        least, most = (int(limit) for limit in ids.aminmax())
+        if least < 0 or most >= self.config.vocab_size:
+            raise RequestError(f"token ids must be between 0 and {self.config.vocab_size - 1}, got {least} to {most}")

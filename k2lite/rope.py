@@ -34,16 +34,23 @@ def softmax_scale(config: ModelConfig) -> float:
     return scale
 
 
+_TABLES_AHEAD = 256  # positions whose tables are made at once: one at a time takes nearly as long
+
+
 class Rope:
-    """Rotates the rotary part of queries and keys by their positions."""
+    """Rotates the rotary part of queries and keys by their positions. One thread at a time."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._inverse = inverse_frequencies(config.qk_rope_dim, config.rope_theta, config.yarn)
+        self._first, self._tables = 0, (torch.empty(0, 0), torch.empty(0, 0))
 
     def rotations(self, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine for positions start .. start + count - 1, each [count, dim / 2] f32."""
-        angles = torch.arange(start, start + count, dtype=torch.float32)[:, None] * self._inverse
-        return angles.cos(), angles.sin()
+        if not self._first <= start <= start + count <= self._first + len(self._tables[0]):
+            angles = torch.arange(start, start + count + _TABLES_AHEAD, dtype=torch.float32)[:, None] * self._inverse
+            self._first, self._tables = start, (angles.cos(), angles.sin())
+        wanted = slice(start - self._first, start - self._first + count)
+        return self._tables[0][wanted], self._tables[1][wanted]
 
 
 def rotate(x: Tensor, rotations: tuple[Tensor, Tensor]) -> Tensor:

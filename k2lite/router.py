@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from k2lite.config import ModelConfig
-from k2lite.norm import rms_norm
+from k2lite.norm import norm_of
 from quant.kernels import Kernels
 from quant.kernels.fused import ExpertRouter, FusedKernels
 
@@ -56,6 +56,7 @@ class Router:
         self._weight = weight
         self._bias = bias
         self._config = config
+        self._rms_norm = norm_of(kernels)
         self._most_tokens = 0
         if isinstance(kernels, FusedKernels):
             self._most_tokens = kernels.most_tokens
@@ -79,5 +80,5 @@ class Router:
         if x.shape[0] <= self._most_tokens:
             normed, ids, weights = self._in_one_call(x)
             return normed, Routing(ids, weights)
-        normed = rms_norm(x, self._norm, self._config.rms_eps)
+        normed = self._rms_norm(x, self._norm, self._config.rms_eps)
         return normed, route(F.linear(normed, self._weight), self._bias, self._config)

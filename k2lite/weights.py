@@ -12,6 +12,7 @@ from k2lite.config import ModelConfig
 from k2lite.home import RAM, Home
 from k2lite.layer import Choice, DecoderLayer, Head, HostHead, Layer
 from k2lite.model import Model
+from k2lite.norm import norm_of
 from k2lite.router import Router
 from k2lite.tensor_layout import key_up, tensor_layouts, value_up
 from offload.experts import Experts, FusedExperts, MappedExperts, StackedExperts
@@ -110,21 +111,20 @@ class HostBuilder:
 
     def layer(self, reader: WeightReader, index: int) -> Layer:
         """See Builder.layer."""
-        config, prefix = reader.config, f"blk.{index}."
-        attention = Attention(attention_weights(reader, index), config, self.kernels, reader.watcher is not None)
-        norm = reader.floats(f"{prefix}ffn_norm.weight")
+        config, kernels = reader.config, self.kernels
+        attention = Attention(attention_weights(reader, index), config, kernels, reader.watcher is not None)
+        norm, norm_weight = norm_of(kernels), reader.floats(f"blk.{index}.ffn_norm.weight")
         if config.is_dense(index):
             dense = feed_forward(reader, index, "")
-            return Layer(attention, self.kernels, config.rms_eps, dense_norm=norm, dense=dense, home=self.home)
+            return Layer(attention, kernels, norm, config.rms_eps, norm_weight, dense, home=self.home)
         shared = feed_forward(reader, index, "_shexp") if config.n_shared_experts else None
-        weight, bias = router_weights(reader, index)
-        router = Router(norm, weight, bias, config, self.kernels)
-        return Layer(attention, self.kernels, config.rms_eps, router=router, shared=shared, home=self.home)
+        router = Router(norm_weight, *router_weights(reader, index), config, kernels)
+        return Layer(attention, kernels, norm, config.rms_eps, router=router, shared=shared, home=self.home)
 
     def head(self, reader: WeightReader) -> HostHead:
         """See Builder.head."""
-        norm = reader.floats("output_norm.weight")
-        return HostHead(head_weight(reader), norm, reader.config.rms_eps, self.kernels, self.home)
+        norm, eps = reader.floats("output_norm.weight"), reader.config.rms_eps
+        return HostHead(head_weight(reader), norm, eps, norm_of(self.kernels), self.kernels, self.home)
 
 
 def build_model(

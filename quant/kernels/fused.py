@@ -64,13 +64,16 @@ class ExpertRouter:
 # x [T, hidden], the layer's cache [capacity, latent + rope], position, (cosines, sines) [T, rope / 2] each:
 # x + attention(norm(x)) [T, hidden], which may be x itself.
 Attend = Callable[[Tensor, Tensor, int, tuple[Tensor, Tensor]], Tensor]
+# queries [T, heads * (nope + rope)], not yet rotated, the layer's cache, which holds the tokens' own latents from the
+# position on, position, rotations: what each head takes, [T, heads * value].
+AttendHeads = Callable[[Tensor, Tensor, int, tuple[Tensor, Tensor]], Tensor]
 # x [T, hidden]: norm(x), the experts' numbers int64 and their weights f32 [T, used], in order of falling score.
 Route = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @runtime_checkable
 class FusedKernels(Protocol):
-    """Kernels that compute these parts of a layer in one call, for 1 to `most_tokens` tokens."""
+    """Kernels that compute these parts of a layer in one call, most of them for 1 to `most_tokens` tokens."""
 
     most_tokens: int
 
@@ -87,11 +90,15 @@ class FusedKernels(Protocol):
         some weight's type is not served.
         """
 
-    def decode(self, w: QuantizedTensor) -> Tensor:
-        """The weights as f32, in the shape of `w`, to the precision of f32."""
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Each row of x [T, n] f32 scaled to unit root mean square, then by `weight` [n] f32. Not in place."""
 
     def prepare_attention(self, attention: LatentAttention) -> Attend | None:
         """The attention as one call; None when some weight's type is not served."""
+
+    def prepare_head_attention(self, attention: LatentAttention) -> AttendHeads | None:
+        """What lies between the queries and the output product, with keys and values of every head expanded from the
+        cache, for any number of tokens; None when the type of `k_b` or `v_b` is not served."""
 
     def prepare_router(self, router: ExpertRouter) -> Route:
         """The router as one call."""

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant.encode.decode import dequantize, dequantize_rows
+from quant.encode.decode import dequantize_rows
 from quant.errors import LibraryError
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
 from quant.kernels.checks import check_experts, check_heads, check_linear, check_rows
-from quant.kernels.fused import Attend, ExpertRouter, LatentAttention, Route
-from quant.kernels.native_layer import MOST_TOKENS, attention_call, router_call
+from quant.kernels.fused import Attend, AttendHeads, ExpertRouter, LatentAttention, Route
+from quant.kernels.native_layer import MOST_TOKENS, attention_call, head_attention_call, router_call
 from quant.native_library import NativeLibrary, load_native
 from quant.nf4.values import NF4
 from quant.tensor import QuantizedTensor
@@ -85,7 +85,13 @@ class NativeKernels:
     def rows(self, w: QuantizedTensor, ids: Tensor) -> Tensor:
         check_rows(w, ids)
         self._check_open()
-        return dequantize_rows(w, ids)
+        values, ids = torch.empty(len(ids), w.cols), ids.contiguous()
+        where = w.address, w.rows, w.cols, ids.data_ptr(), len(ids), values.data_ptr()
+        try:
+            self._library.call("k2quant_decode_rows", w.type.ggml_id, *where)
+        except ValueError:
+            return dequantize_rows(w, ids)
+        return values
 
     def weighted_experts(self, x: Tensor, weights: Sequence[ExpertWeights], scales: Tensor) -> Tensor | None:
         """See FusedKernels.weighted_experts."""
@@ -120,16 +126,26 @@ class NativeKernels:
             raise ValueError(f"x {x.dtype} {tuple(x.shape)} and y {y.dtype} {tuple(y.shape)} do not fit")
         return self._own_experts(x.contiguous(), calls, y, add=True)
 
-    def decode(self, w: QuantizedTensor) -> Tensor:
-        """See FusedKernels.decode. A product with the identity, which unpacks ten times as fast as the gguf package."""
-        if w.type not in self._own:
-            return dequantize(w)
-        columns = self.linear(torch.eye(w.cols), w.row_range(0, w.rows))  # [cols, rows]
-        return columns.T.reshape(w.shape)
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See FusedKernels.rms_norm."""
+        x = x.contiguous()
+        tokens, cols = x.shape
+        if weight.shape != (cols,) or not x.dtype == weight.dtype == torch.float32:
+            raise ValueError(f"x {x.dtype} {tuple(x.shape)} and weight {weight.dtype} {tuple(weight.shape)} do not fit")
+        out = torch.empty(tokens, cols)
+        pointers = x.data_ptr(), weight.contiguous().data_ptr()
+        self.call("k2quant_rms_norm", *pointers, tokens, cols, eps, out.data_ptr())
+        return out
 
     def prepare_attention(self, attention: LatentAttention) -> Attend | None:
         """See FusedKernels.prepare_attention."""
         return attention_call(self.call, attention) if attention.types <= self._own else None
+
+    def prepare_head_attention(self, attention: LatentAttention) -> AttendHeads | None:
+        """See FusedKernels.prepare_head_attention."""
+        if {attention.k_b.type, attention.v_b.type} <= self._own:
+            return head_attention_call(self.call, attention)
+        return None
 
     def prepare_router(self, router: ExpertRouter) -> Route:
         """See FusedKernels.prepare_router."""

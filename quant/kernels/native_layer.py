@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from quant.kernels.fused import Attend, ExpertRouter, LatentAttention, Route
+from quant.kernels.fused import Attend, AttendHeads, ExpertRouter, LatentAttention, Route
 from quant.tensor import QuantizedTensor
 
 MOST_TOKENS = 8  # MOST_TOKENS of multiply.h
@@ -52,13 +52,11 @@ def attention_call(call: PoolCall, attention: LatentAttention) -> Attend:
     latent_dim = attention.kv_a.rows
 
     def attend(x: Tensor, cache: Tensor, position: int, rotations: tuple[Tensor, Tensor]) -> Tensor:
-        cosines, sines = rotations
         _check(x, hidden)
-        if cache.shape[1] != latent_dim or not cache.is_contiguous() or cache.dtype != torch.float32:
-            raise ValueError(f"the cache is {cache.dtype} {tuple(cache.shape)}: expected float32 [.., {latent_dim}]")
-        if cosines.shape != (len(x), attention.rope_dim // 2) or sines.shape != cosines.shape:
-            raise ValueError(f"rotations {tuple(cosines.shape)} do not fit {len(x)} tokens")
-        cosines, sines = cosines.contiguous(), sines.contiguous()
+        if len(x) > MOST_TOKENS:
+            raise ValueError(f"{len(x)} tokens: expected 1 to {MOST_TOKENS}")
+        _check_cache(cache, latent_dim)
+        cosines, sines = _tables(rotations, len(x), attention.rope_dim)
         call(
             "k2quant_attend",
             reference,
@@ -73,6 +71,25 @@ def attention_call(call: PoolCall, attention: LatentAttention) -> Attend:
         return x
 
     return attend  # holds `attention`, of which the struct has only addresses
+
+
+def head_attention_call(call: PoolCall, attention: LatentAttention) -> AttendHeads:
+    """See FusedKernels.prepare_head_attention. The types of `k_b` and `v_b` must be served."""
+    struct, latent_dim = _attention_struct(attention), attention.kv_a.rows
+    reference = ctypes.byref(struct)
+
+    def attend_heads(queries: Tensor, cache: Tensor, position: int, rotations: tuple[Tensor, Tensor]) -> Tensor:
+        _check(queries, attention.q_b.rows)
+        _check_cache(cache, latent_dim)
+        tokens = len(queries)
+        cosines, sines = _tables(rotations, tokens, attention.rope_dim)
+        out = torch.empty(tokens, attention.output.cols)
+        pointers = cosines.data_ptr(), sines.data_ptr(), out.data_ptr()
+        where = cache.data_ptr(), cache.shape[0], position
+        call("k2quant_attend_heads", reference, queries.data_ptr(), tokens, *where, *pointers)
+        return out
+
+    return attend_heads  # holds `attention`, as above
 
 
 def router_call(call: PoolCall, router: ExpertRouter) -> Route:
@@ -97,6 +114,8 @@ def router_call(call: PoolCall, router: ExpertRouter) -> Route:
     def route(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _check(x, hidden)
         tokens = len(x)
+        if tokens > MOST_TOKENS:
+            raise ValueError(f"{tokens} tokens: expected 1 to {MOST_TOKENS}")
         normed = torch.empty_like(x)
         ids = torch.empty(tokens, router.used, dtype=torch.int64)
         weights = torch.empty(tokens, router.used)
@@ -145,8 +164,20 @@ def _floats(values: Tensor, count: int) -> int:
     return values.data_ptr()
 
 
-def _check(x: Tensor, hidden: int) -> None:
+def _tables(rotations: tuple[Tensor, Tensor], tokens: int, rope_dim: int) -> tuple[Tensor, Tensor]:
+    cosines, sines = rotations
+    if cosines.shape != (tokens, rope_dim // 2) or sines.shape != cosines.shape:
+        raise ValueError(f"rotations {tuple(cosines.shape)} do not fit {tokens} tokens")
+    return cosines.contiguous(), sines.contiguous()
+
+
+def _check_cache(cache: Tensor, latent_dim: int) -> None:
+    if cache.shape[1] != latent_dim or not cache.is_contiguous() or cache.dtype != torch.float32:
+        raise ValueError(f"the cache is {cache.dtype} {tuple(cache.shape)}: expected float32 [.., {latent_dim}]")
+
+
+def _check(x: Tensor, width: int) -> None:
     if x.dtype != torch.float32 or x.device.type != "cpu" or not x.is_contiguous():
         raise TypeError(f"activations must be contiguous float32 in RAM, got {x.dtype} on {x.device}")
-    if x.ndim != 2 or x.shape[1] != hidden or not 1 <= x.shape[0] <= MOST_TOKENS:
-        raise ValueError(f"activations {tuple(x.shape)}: expected 1 to {MOST_TOKENS} tokens of {hidden}")
+    if x.ndim != 2 or x.shape[1] != width or len(x) == 0:
+        raise ValueError(f"activations {tuple(x.shape)}: expected some tokens of {width}")

@@ -12,14 +12,15 @@ from k2lite.attention import Attention, AttentionWeights
 from k2lite.config import ModelConfig
 from k2lite.config_json import config_from_json
 from k2lite.kv_cache import KvCache
+from k2lite.norm import rms_norm
 from k2lite.rope import Rope
 from k2lite.router import Router
 from quant.encode.encode import encode
 from quant.kernels import Kernels, make_kernels
+from quant.kernels.fused import FusedKernels
 from quant.tensor import QuantizedTensor
 from quant.types import block_type
 from tests.quant.kernels.samples import random
-from tests.quant.random_weights import exact_values, random_weights
 from tests.tiny import build
 
 FLOAT32_ERROR = 3e-6
@@ -130,9 +131,7 @@ def test_positions_beyond_the_cache_are_refused(native: Kernels) -> None:
     cache = filled_cache(c, 9)
     cache.advance(8)
     with pytest.raises(ValueError, match="k2quant_attend"):
-        Attention(attention_weights(c, "F32"), c, native)(
-            random(1, c.hidden_size), 0, cache, Rope(c).rotations(17, 1)
-        )
+        Attention(attention_weights(c, "F32"), c, native)(random(1, c.hidden_size), 0, cache, Rope(c).rotations(17, 1))
 
 
 @pytest.mark.parametrize("tokens", range(1, 9))
@@ -152,7 +151,11 @@ def test_router(native: Kernels, plain: Kernels, family: str, groups: int, used:
     torch.testing.assert_close(routing.weights, expected.weights)
 
 
-@pytest.mark.parametrize("name", ["F32", "BF16", "Q8_0", "Q5_0", "Q4_K", "Q6_K", "IQ4_XS", "Q2_K"])
-def test_decoded_weights(native: Kernels, name: str) -> None:
-    w = random_weights(block_type(name), (3, 40, 512))
-    torch.testing.assert_close(native.decode(w).double(), exact_values(w), rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize(("tokens", "width"), [(0, 40), (1, 7168), (3, 1), (9, 33), (700, 256)])
+def test_norm(native: Kernels, tokens: int, width: int) -> None:
+    assert isinstance(native, FusedKernels)
+    x, weight = 3 * random(tokens, width + 2)[:, 1:-1], random(width, seed=2)
+    expected = rms_norm(x.double(), weight.double(), 1e-3)
+    torch.testing.assert_close(native.rms_norm(x, weight, 1e-3).double(), expected, rtol=2e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="do not fit"):
+        native.rms_norm(x, weight[1:], 1e-3)

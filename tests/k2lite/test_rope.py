@@ -58,6 +58,11 @@ def test_rotation_is_a_complex_product_on_neighbouring_pairs():
 def test_rotations_depend_on_the_start_position(shared_data):
     config = config_from_json(json.loads((shared_data / "kimi" / "configs" / "kimi-k2-instruct.json").read_text()))
     rope = Rope(config)
-    whole, tail = rope.rotations(0, 10), rope.rotations(6, 4)
-    torch.testing.assert_close(whole[0][6:], tail[0], rtol=0, atol=0)
-    torch.testing.assert_close(whole[1][6:], tail[1], rtol=0, atol=0)
+    whole = rope.rotations(0, 10)
+    # Out of tables that are there, of new ones further on, and of earlier positions than those.
+    for start, found in ((6, rope.rotations(6, 4)), (6, Rope(config).rotations(6, 4))):
+        torch.testing.assert_close(whole[0][start:], found[0], rtol=0, atol=0)
+        torch.testing.assert_close(whole[1][start:], found[1], rtol=0, atol=0)
+    far, again = rope.rotations(5000, 3), rope.rotations(2, 4)
+    torch.testing.assert_close(far[0], Rope(config).rotations(4990, 13)[0][10:], rtol=0, atol=0)
+    torch.testing.assert_close(again[1], whole[1][2:6], rtol=0, atol=0)

@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define K2QUANT_INTERFACE 2 /* counted up with every change of a function below */
+#define K2QUANT_INTERFACE 3 /* counted up with every change of a function below */
 #define K2QUANT_ENCODING 1  /* counted up when an encoder gives other bytes than before */
 
 enum k2quant_isa { K2QUANT_PORTABLE = 0, K2QUANT_AVX2 = 1, K2QUANT_AVX512 = 2, K2QUANT_AVX512VNNI = 3 };
@@ -72,6 +72,11 @@ K2QUANT_API int k2quant_serves(int isa, int type);
  * where there is one. NaN and infinity, in weights or x, come through as NaN or infinity. */
 K2QUANT_API int k2quant_multiply(int isa, int type, const uint8_t* weights, int64_t rows, int64_t cols, const float* x,
                                  int64_t tokens, int many, float* y);
+
+/* Rows of a matrix [rows, cols] by number, `ids` [count] -> float32 [count, cols], in the calling thread. Numbers outside
+ * of the matrix are refused before anything is read. All sets give the same bytes. */
+K2QUANT_API int k2quant_decode_rows(int isa, int type, const uint8_t* weights, int64_t rows, int64_t cols,
+                                    const int64_t* ids, int64_t count, float* values);
 
 /* gate[i] = silu(gate[i]) * up[i], in the calling thread. */
 K2QUANT_API int k2quant_gated(int isa, float* gate, const float* up, int64_t count);

@@ -1,4 +1,4 @@
-/* k2quant, continued: the parts of a decoder layer around its experts, for 1 to 8 tokens in one call each. */
+/* k2quant, continued: the parts of a decoder layer around its experts. */
 #ifndef K2QUANT_LAYER_H
 #define K2QUANT_LAYER_H
 
@@ -57,16 +57,27 @@ struct k2quant_router {
     const float* bias;   /* [experts], takes part in the choice only; or NULL */
 };
 
-/* x [tokens, hidden] += attention(norm(x)) to what is cached and to the tokens themselves, which are written to
+/* For 1 to 8 tokens: x [tokens, hidden] += attention(norm(x)) to what is cached and to the tokens themselves, written to
  * `cache` [capacity, latent + rope] from `position` on. cosines and sines [tokens, rope / 2] are of their positions. */
 K2QUANT_API int k2quant_attend(int isa, void* pool, const struct k2quant_attention* attention, float* x, int64_t tokens,
                                float* cache, int64_t capacity, int64_t position, const float* cosines,
                                const float* sines);
 
-/* x [tokens, hidden] -> normed [tokens, hidden] and the experts of each token in order of falling score, bias included:
+/* out [tokens, heads * value] = what each head's queries [tokens, heads * (nope + rope)], not yet rotated, take from the
+ * positions up to their own, for any number of tokens. `cache` [capacity, latent + rope] holds all of them, the tokens'
+ * own from `position` on. Of `attention` the sizes of heads, `scale`, k_b and v_b are used. */
+K2QUANT_API int k2quant_attend_heads(int isa, void* pool, const struct k2quant_attention* attention,
+                                     const float* queries, int64_t tokens, const float* cache, int64_t capacity,
+                                     int64_t position, const float* cosines, const float* sines, float* out);
+
+/* For 1 to 8 tokens: x [tokens, hidden] -> normed [tokens, hidden] and the experts of each in order of falling score:
  * ids and weights [tokens, used]. */
 K2QUANT_API int k2quant_route(int isa, void* pool, const struct k2quant_router* router, const float* x, int64_t tokens,
                               float* normed, int64_t* ids, float* weights);
+
+/* out [tokens, cols] = x / sqrt(mean(x^2) + eps) * weight, each row by itself. out may be x. */
+K2QUANT_API int k2quant_rms_norm(int isa, void* pool, const float* x, const float* weight, int64_t tokens, int64_t cols,
+                                 float eps, float* out);
 
 #ifdef __cplusplus
 }

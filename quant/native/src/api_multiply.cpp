@@ -93,6 +93,22 @@ int k2quant_multiply(int isa, int type, const uint8_t* weights, int64_t rows, in
     return K2QUANT_OK;
 }
 
+int k2quant_decode_rows(int isa, int type, const uint8_t* weights, int64_t rows, int64_t cols, const int64_t* ids,
+                        int64_t count, float* values) {
+    const MultiplyVariant* variant = k2quant::multiply_variant(isa);
+    const BlockKernels* kernels = variant ? variant->of(type) : nullptr;
+    if (!kernels || !weights || !sizes_fit(*kernels, rows, cols, count)) return K2QUANT_BAD_ARGUMENT;
+    if (count > 0 && (!ids || !values)) return K2QUANT_BAD_ARGUMENT;
+    for (int64_t i = 0; i < count; ++i) {
+        if (ids[i] < 0 || ids[i] >= rows) return K2QUANT_BAD_ARGUMENT;
+    }
+    const int64_t row_bytes = cols / kernels->block_weights * kernels->block_bytes;
+    for (int64_t i = 0; i < count; ++i) {
+        kernels->decode(weights + ids[i] * row_bytes, cols, values + i * cols);
+    }
+    return K2QUANT_OK;
+}
+
 int k2quant_gated(int isa, float* gate, const float* up, int64_t count) {
     const MultiplyVariant* variant = k2quant::multiply_variant(isa);
     if (!variant || !gate || !up || count < 0 || count > MAX_WEIGHTS) return K2QUANT_BAD_ARGUMENT;

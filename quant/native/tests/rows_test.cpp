@@ -67,6 +67,36 @@ bool products_agree(const Type& type, int64_t rows, int64_t cols, int64_t tokens
     return good;
 }
 
+// Decoded rows in any order: the same bytes for every instruction set, and nothing beyond the matrix.
+bool decoded_rows_agree(const Type& type, int64_t cols) {
+    constexpr int64_t ROWS = 3, COUNT = 4;
+    const size_t bytes = static_cast<size_t>(ROWS * (cols / type.block_weights) * type.block_bytes);
+    const size_t values = static_cast<size_t>(COUNT * cols);
+    uint8_t* weights = static_cast<uint8_t*>(std::malloc(bytes));
+    float* found = static_cast<float*>(std::malloc(values * sizeof(float)));
+    float* expected = static_cast<float*>(std::malloc(values * sizeof(float)));
+    unsigned state = static_cast<unsigned>(cols);
+    fill(weights, bytes, state);
+    const int64_t ids[COUNT] = {2, 0, 2, 1}, beyond[] = {0, ROWS}, before[] = {-1};
+    const auto decode = [&](int isa, const int64_t* rows, int64_t count, float* out) {
+        return k2quant_decode_rows(isa, type.type, weights, ROWS, cols, rows, count, out);
+    };
+    bool good = decode(K2QUANT_PORTABLE, ids, COUNT, expected) == K2QUANT_OK &&
+                !std::memcmp(expected, expected + 2 * cols, static_cast<size_t>(cols) * sizeof(float)) &&
+                decode(K2QUANT_PORTABLE, beyond, 2, found) == K2QUANT_BAD_ARGUMENT &&
+                decode(K2QUANT_PORTABLE, before, 1, found) == K2QUANT_BAD_ARGUMENT;
+    for (int isa : ISAS) {
+        if (!k2quant_serves(isa, type.type)) continue;
+        good = good && decode(isa, ids, COUNT, found) == K2QUANT_OK;
+        good = good && !std::memcmp(found, expected, values * sizeof(float));
+    }
+    if (!good) std::printf("type %d: decoded rows of %lld differ\n", type.type, static_cast<long long>(cols));
+    std::free(weights);
+    std::free(found);
+    std::free(expected);
+    return good;
+}
+
 bool gates_agree(int64_t count) {
     const size_t bytes = static_cast<size_t>(count) * sizeof(float);
     float* gate = static_cast<float*>(std::malloc(bytes));
@@ -95,6 +125,8 @@ int main() {
         const int64_t blocks[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 44, 65};
         for (int64_t count : blocks) {
             if (type.block_weights == 256 && count > 9) continue;
+            good = decoded_rows_agree(type, count * type.block_weights) && good;
+            ++checks;
             for (int64_t rows : {1, 2, 3, 4, 5, 17, 33}) {
                 for (int64_t tokens : {1, 2, 3, 4, 5, 7, 8, 9, 17, 33}) {
                     if (rows * tokens > 300) continue;

@@ -1,6 +1,7 @@
 // Latent attention of a few tokens as one job: norm, queries, cache, scores, values, output, all without coming back.
 #include <cmath>
 
+#include "layer/head_matrices.h"
 #include "layer/layer.h"
 #include "layer/matrix.h"
 #include "layer/rows.h"
@@ -9,8 +10,8 @@
 namespace k2quant {
 namespace {
 
+constexpr int64_t HEAD_PIECES = 16;
 constexpr int64_t SERIAL_BYTES = 192 * 1024;  // of weights: below, waking other threads takes longer than the work
-constexpr int64_t MAX_SIZE = int64_t{1} << 24;
 
 struct Attend {
     const k2quant_attention& a;
@@ -35,6 +36,12 @@ struct Attend {
     int64_t chunks() const { return (positions() + CHUNK_POSITIONS - 1) / CHUNK_POSITIONS; }
     int64_t groups() const { return (a.heads + GROUP_HEADS - 1) / GROUP_HEADS; }
     int64_t rows() const { return tokens * a.heads; }
+    int64_t head_pieces() const { return (a.heads + heads_of_piece() - 1) / heads_of_piece(); }
+    int64_t heads_of_piece() const { return (a.heads + HEAD_PIECES - 1) / HEAD_PIECES; }
+    int64_t end_of_heads(int64_t piece) const {
+        const int64_t end = (piece + 1) * heads_of_piece();
+        return end < a.heads ? end : a.heads;
+    }
 
     void lay_out(Shelf& shelf) {
         normed = Rows::on(shelf, tokens, a.hidden);
@@ -102,8 +109,7 @@ void expand_queries(void* job, int64_t piece, int) {
 }
 
 // A head's queries go into latent space; rows of a head lie together: row = head * tokens + token.
-void absorb_head(void* job, int64_t head, int) {
-    Attend& s = of(job);
+void absorb_head(Attend& s, int64_t head) {
     const int64_t first = head * s.tokens;
     for (int64_t token = 0; token < s.tokens; ++token) {
         const float* query = s.queries.row(token) + head * (s.a.nope + s.a.rope);
@@ -114,6 +120,12 @@ void absorb_head(void* job, int64_t head, int) {
     const uint8_t* weights = s.k_b.data + head * s.k_b.bytes();
     s.k_b.kernels->few({weights, s.k_b.rows, s.k_b.cols, s.k_b.row_bytes, s.nope.x + first, s.tokens,
                         s.latent_queries.row(first), s.latent_queries.cols});
+}
+
+// Heads one after the other, as their matrices lie.
+void absorb_heads(void* job, int64_t piece, int) {
+    Attend& s = of(job);
+    for (int64_t head = piece * s.heads_of_piece(); head < s.end_of_heads(piece); ++head) absorb_head(s, head);
 }
 
 void attend_piece(void* job, int64_t piece, int worker) {
@@ -144,8 +156,7 @@ void attend_piece(void* job, int64_t piece, int worker) {
                           s.total + chunk * s.rows() + first});
 }
 
-void leave_head(void* job, int64_t head, int) {
-    Attend& s = of(job);
+void leave_head(Attend& s, int64_t head) {
     const int64_t first = head * s.tokens;
     for (int64_t row = first; row < first + s.tokens; ++row) {
         s.layer.join_chunks({s.taken.row(row), s.largest + row, s.total + row, s.chunks(), s.rows() * s.a.latent,
@@ -155,6 +166,11 @@ void leave_head(void* job, int64_t head, int) {
     const uint8_t* weights = s.v_b.data + head * s.v_b.bytes();
     s.v_b.kernels->few({weights, s.v_b.rows, s.v_b.cols, s.v_b.row_bytes, s.joined.x + first, s.tokens,
                         s.heads_out.values + head * s.a.value, s.heads_out.cols});
+}
+
+void leave_heads(void* job, int64_t piece, int) {
+    Attend& s = of(job);
+    for (int64_t head = piece * s.heads_of_piece(); head < s.end_of_heads(piece); ++head) leave_head(s, head);
 }
 
 void ready_output(void* job, int64_t token, int) { of(job).heads_out.ready(of(job).multiply, token); }
@@ -170,16 +186,6 @@ void add_output(void* job, int64_t piece, int) {
     }
 }
 
-bool is_size(int64_t size) { return size > 0 && size <= MAX_SIZE; }
-
-// One head's matrix [rows, cols] out of those of all heads, one below the other.
-bool resolve_head(const MultiplyVariant& variant, k2quant_matrix given, int64_t rows, int64_t cols, int64_t heads,
-                  Matrix& out) {
-    if (given.rows != rows * heads || given.cols != cols) return false;
-    given.rows = rows;
-    return resolve(variant, given, out);
-}
-
 bool resolve_shaped(const MultiplyVariant& variant, const k2quant_matrix& given, int64_t rows, int64_t cols,
                     Matrix& out) {
     return given.rows == rows && given.cols == cols && resolve(variant, given, out);
@@ -187,11 +193,7 @@ bool resolve_shaped(const MultiplyVariant& variant, const k2quant_matrix& given,
 
 bool fits(Attend& s) {
     const k2quant_attention& a = s.a;
-    const int64_t sizes[] = {a.hidden, a.heads, a.nope, a.latent, a.value};
-    for (int64_t size : sizes) {
-        if (!is_size(size)) return false;
-    }
-    if (a.rope < 0 || a.rope > MAX_SIZE || a.rope % 2 || a.q_rank < 0 || a.q_rank > MAX_SIZE) return false;
+    if (!head_sizes_fit(a) || !is_size(a.hidden) || a.q_rank < 0 || a.q_rank > MAX_SIZE) return false;
     if (!a.norm || !a.kv_a_norm || (a.q_rank > 0 && !a.q_a_norm)) return false;
     const int64_t from = a.q_rank > 0 ? a.q_rank : a.hidden;
     return (a.q_rank == 0 || resolve_shaped(s.multiply, a.q_a, a.q_rank, a.hidden, s.q_a)) &&
@@ -216,9 +218,9 @@ int run(Attend& s) {
         {project, (low_rank ? s.q_a : s.q_b).pieces() + s.kv_a.pieces()},
         {write_cache, s.tokens},
         {expand_queries, low_rank ? s.q_b.pieces() : 0},
-        {absorb_head, s.a.heads},
+        {absorb_heads, s.head_pieces()},
         {attend_piece, s.chunks() * s.groups()},
-        {leave_head, s.a.heads},
+        {leave_heads, s.head_pieces()},
         {ready_output, s.tokens},
         {add_output, s.output.pieces()},
     };

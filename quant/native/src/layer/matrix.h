@@ -6,7 +6,10 @@
 
 namespace k2quant {
 
-constexpr int64_t PIECE_BYTES = 128 * 1024;  // of weights: some 10 us for one thread
+// Of weights: at least some 10 us for one thread. Long pieces are read faster, since the processor has to find out only
+// once where it reads; with few pieces the last one keeps the other threads waiting.
+constexpr int64_t LEAST_PIECE_BYTES = 128 * 1024, MOST_PIECE_BYTES = 512 * 1024;
+constexpr int64_t GOOD_PIECES = 64;
 constexpr int64_t MAX_WEIGHTS = int64_t{1} << 48;
 
 struct Matrix {
@@ -18,7 +21,8 @@ struct Matrix {
 
     int64_t bytes() const { return rows * row_bytes; }
     int64_t piece_rows() const {
-        const int64_t fitting = PIECE_BYTES / row_bytes;
+        const int64_t wanted = bytes() / GOOD_PIECES, most = wanted < MOST_PIECE_BYTES ? wanted : MOST_PIECE_BYTES;
+        const int64_t fitting = (most < LEAST_PIECE_BYTES ? LEAST_PIECE_BYTES : most) / row_bytes;
         return fitting < 1 ? 1 : fitting < rows ? fitting : rows;
     }
     int64_t pieces() const { return rows == 0 ? 0 : (rows + piece_rows() - 1) / piece_rows(); }

@@ -51,6 +51,7 @@ struct BlockKernels {
     void (*few)(const RowsCall& call);
     void (*many)(const RowsCall& call, void* scratch);
     int64_t many_from;   // tokens from which on `many` is the faster one
+    void (*decode)(const uint8_t* row, int64_t cols, float* values);  // a row's weights as numbers
 };
 
 struct MultiplyVariant {

@@ -42,6 +42,7 @@ static int64_t multiply_groups(const RowsCall& call) {
     fill_lanes(COLS, lanes);
     const uint8_t* block = call.weights;
     for (int64_t row = 0; row < whole; row += ROWS, block += BYTES) {
+        ask_ahead<BYTES>(block);
         Unpacked u;
         unpack(Type(), block, u);
         for (int64_t t = 0; t < call.tokens; ++t) {

@@ -3,7 +3,7 @@
 template <class Type>
 static constexpr BlockKernels kernels_of() {
     return {Type::type,      Type::weights,   Type::bytes,      Type::takes_floats,
-            few_of<Type>(), many_of<Type>(), many_from<Type>()};
+            few_of<Type>(), many_of<Type>(), many_from<Type>(), &decode_row<Type>};
 }
 
 static const BlockKernels table[] = {

@@ -14,6 +14,8 @@ using k2quant::RowsCall;
 
 #include "half.h"
 #include "multiply/block_types.h"
+#include "multiply/unpack_plain.h"
+#include "multiply/decode.h"
 #include "multiply/quantize.h"
 #include "multiply/gated.h"
 #include "multiply/headers_128.h"

@@ -12,6 +12,8 @@ using k2quant::RowsCall;
 
 #include "half.h"
 #include "multiply/block_types.h"
+#include "multiply/unpack_plain.h"
+#include "multiply/decode.h"
 #include "multiply/quantize.h"
 #include "multiply/quantize_portable.h"
 #include "multiply/gated.h"

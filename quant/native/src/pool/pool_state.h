@@ -16,7 +16,7 @@
 
 namespace k2quant {
 
-constexpr int64_t SPIN_NS = 50'000;         // longer than what lies between two jobs of a token
+constexpr int64_t SPIN_NS = 300'000;        // longer than what lies between two jobs of a token, code that left the caches included
 constexpr int64_t CROWDED_SPIN_NS = 2'000;  // with more threads than cores: who is waited for may need this core
 
 // Pieces of a phase that lie together. `word` is the phase's number above how many are not taken yet.
