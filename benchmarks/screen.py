@@ -2,8 +2,9 @@
 
 A fake engine streams 2,000 tokens at 200 a second into a real terminal's driver (a pseudo-terminal that somebody
 empties), with the app in a process of its own, as it is used. Measured are the processor time of the whole process,
-how late the event loop is (it is asked every 5 ms), and that every token is drawn. `--list` streams a list of
-forty items instead of prose, `--load` lets a load of the same length go before, with progress 20 times a second.
+how late the event loop is (it is asked every 5 ms), and that every token is drawn. `--answer list` streams lists of
+forty items instead of prose, `--answer code` one block of two hundred lines, `--answer line` one token that is a line
+of a million characters; `--load` lets a load go before, with progress 20 times a second.
 """
 
 import argparse
@@ -81,6 +82,11 @@ class SteadyEngine:
 
 def pieces_of(kind: str) -> list[str]:
     """The tokens of an answer."""
+    if kind == "line":
+        return ["word " * 200_000]
+    if kind == "code":
+        line = ["    total", " +=", " expert", ".bytes", "[", "layer", "]", "  # held", " in RAM", "\n"]
+        return ["```python\n", *line * (TOKENS // len(line)), "```\n"]
     if kind == "list":
         item = ["- ", "**Item**", " with", " some", " words", " and", " `code`", " in", " it", "\n"]
         block = item * 40 + ["\n", "And", " on", ".", "\n\n"]
@@ -95,6 +101,8 @@ async def measure(kind: str, load_s: float) -> dict[str, float | str | bool]:
     """Run the app in this process, on the terminal it has; returns the figures."""
     from tui.app import ChatApp
     from tui.launch import Launch
+    from tui.views.answer_text import AnswerText
+    from tui.views.settled import LineBreaker
 
     pieces = pieces_of(kind)
     engine = SteadyEngine(pieces, load_s)
@@ -112,19 +120,19 @@ async def measure(kind: str, load_s: float) -> dict[str, float | str | bool]:
         await asyncio.sleep(0.3 if load_s else 1.0)
         watching = asyncio.ensure_future(watch())
         busy, began = time.process_time(), time.perf_counter()
-        app.send("go")
-        while app.busy or app.queue:
+        app.actions.send("go")
+        while app.busy or app.actions.queue:
             await asyncio.sleep(0.05)
         seconds = time.perf_counter() - began
         busy = time.process_time() - busy
         watching.cancel()
         late.sort()
-        drawn = "".join(view.source for view in app.query("FlatMarkdown"))  # type: ignore[attr-defined]
+        drawn, shown = app.query(AnswerText).last().source, LineBreaker()
         figures.update(
             answer=kind,
             tokens=len(pieces),
             seconds=round(seconds, 2),
-            all_drawn=drawn == "".join(pieces),
+            all_drawn=drawn == shown.push("".join(pieces)) + shown.finish(),
             stall_p99_ms=round(1000 * late[len(late) * 99 // 100], 1),
             stall_longest_ms=round(1000 * late[-1], 1),
             cpu_share_of_a_core=round(busy / seconds, 3),
@@ -175,7 +183,7 @@ def _empty(terminal: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--answer", choices=("prose", "list"), default="prose")
+    parser.add_argument("--answer", choices=("prose", "list", "code", "line"), default="prose")
     parser.add_argument("--load", type=float, default=0.0, metavar="SECONDS", help="load for so long before")
     parser.add_argument("--size", default="120x40", help="columns x rows (default: %(default)s)")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)

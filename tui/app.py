@@ -40,7 +40,7 @@ from tui.views.notice import Notice
 _SAVE_EVERY_S = 0.4
 
 
-class ChatApp(ChatActions, App[None]):
+class ChatApp(App[None]):
     """Loads the engine behind the open screen, then answers one question at a time. Its owner closes the engine."""
 
     TITLE = "k2lite"
@@ -56,10 +56,9 @@ class ChatApp(ChatActions, App[None]):
         self.chat = OpenChat(self.sessions, launch.settings, self._complain)
         self.toolbox = make_toolbox(launch)
         self.turns = TurnRunner(self, self.slot, self.chat, self.toolbox, launch.tool_rounds)
+        self.actions = ChatActions(self)
         self.crash_reports: list[str] = []
         self.deleted_chats: list[int] = []
-        self.editing: Node | None = None
-        self.queue: list[str] = []
         self.busy_with = ""
         self._warned_full = False
         self._collector = IdleCollector()
@@ -77,18 +76,18 @@ class ChatApp(ChatActions, App[None]):
             with Container(id="status-line"):
                 yield Static(id="status", markup=False)
                 yield Static(id="gauge", markup=False)
-            yield Prompt(self.send, list_of_offers, History())
+            yield Prompt(self.actions.send, list_of_offers, History())
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        self._collector.begin()
         self.theme = self.launch.theme
         self.query_one(Offers).display = False
         self.query_one("#queue").display = False
         self.query_one(ExpertPanel).display = self.launch.experts
         self.prompt.focus()
         self.set_busy("the model is loading")
-        self.set_interval(_SAVE_EVERY_S, self.turns.save)
-        self.call_after_refresh(self._collector.begin)
+        self.set_interval(_SAVE_EVERY_S, self._save_and_tidy)
         self.run_worker(self._open())
 
     def on_unmount(self) -> None:
@@ -179,8 +178,12 @@ class ChatApp(ChatActions, App[None]):
     def set_busy(self, reason: str) -> None:
         self.busy_with = reason
         self.refresh_bindings()
-        if not reason:
-            self._collector.collect()
+
+    def _save_and_tidy(self) -> None:
+        self.turns.save()
+        if self.busy:
+            self._collector.active()
+        self._collector.look()
 
     # Loading
 
@@ -198,7 +201,7 @@ class ChatApp(ChatActions, App[None]):
         for problem in await self.toolbox.connect():
             await self.show_error(problem)
         self.set_busy("")
-        self.send_queued()
+        self.actions.send_queued()
 
     async def _resume(self) -> None:
         wanted = self.launch.resume
@@ -206,7 +209,7 @@ class ChatApp(ChatActions, App[None]):
             chats = await self.sessions.call(SessionStore.chats, 1)
             wanted = chats[0].id if chats else None
         if isinstance(wanted, int):
-            await self.open_chat(wanted)
+            await self.actions.open_chat(wanted)
 
     async def load(self) -> bool:
         """Load the model; False when it could not be, which is then on the screen."""
@@ -254,6 +257,18 @@ class ChatApp(ChatActions, App[None]):
     def action_command(self, name: str) -> None:
         self.run_command(name)
 
+    def action_escape(self) -> None:
+        self.actions.escape()
+
+    def action_choose_message(self) -> None:
+        self.actions.choose_message()
+
+    def action_scroll_log(self, pages: int) -> None:
+        self.actions.scroll_log(pages)
+
+    def action_copy_or_quit(self) -> None:
+        self.actions.copy_or_quit()
+
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)
         for found in COMMANDS.values():
@@ -274,7 +289,7 @@ class ChatApp(ChatActions, App[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What cannot be done now is greyed out."""
         if action == "escape":
-            return True if self.turns.stoppable or self.editing or self.focused is not self.prompt else None
+            return True if self.turns.stoppable or self.actions.editing or self.focused is not self.prompt else None
         if action == "command" and self.busy and parameters and COMMANDS[str(parameters[0])].idle:
             return None
         return True
@@ -282,6 +297,7 @@ class ChatApp(ChatActions, App[None]):
     # What widgets report
 
     async def on_prompt_written(self) -> None:
+        self._collector.active()
         text = self.prompt.text
         found = offers(self, text)
         if not found and mention_at_end(text) is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from textual.pilot import Pilot
-from textual.widgets import Markdown, Static
+from textual.widgets import Static
 
 from tests.tui.fake_engine import FakeEngine
 from tui.app import ChatApp
@@ -15,6 +15,7 @@ from tui.conversation import ChatSettings
 from tui.launch import Launch
 from tui.prompt import Prompt
 from tui.views.answer import Answer
+from tui.views.answer_text import AnswerText
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Chat:
 
     @property
     def answers(self) -> list[str]:
-        return [markdown.source for markdown in self.app.query(Markdown)]
+        return [text.source for text in self.app.query(AnswerText)]
 
     @property
     def status(self) -> str:

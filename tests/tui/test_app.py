@@ -265,7 +265,7 @@ async def test_only_web_links_are_opened() -> None:
     async with chat(FakeEngine([Script(says("[a](https://example.org) [b](file:///etc/passwd)"))])) as screen:
         await screen.ask("links")
         screen.app.open_url = lambda url, *, new_tab=True: opened.append(url)  # type: ignore[method-assign]
-        markdown = screen.last_answer.markdown
+        markdown = screen.last_answer.text.parts[0]
         for href in ("https://example.org", "file:///etc/passwd"):
             markdown.post_message(markdown.LinkClicked(markdown, href))
         await screen.until(lambda: screen.told == ["Not a web page, not opened: file:///etc/passwd"])

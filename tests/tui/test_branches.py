@@ -39,9 +39,9 @@ async def test_escape_leaves_an_edit() -> None:
     async with chat(scripts("One.", "Two.")) as screen:
         await screen.ask("first")
         await screen.send("/edit")
-        await screen.until(lambda: screen.app.editing is not None)
+        await screen.until(lambda: screen.app.actions.editing is not None)
         await screen.pilot.press("escape")
-        await screen.until(lambda: screen.app.editing is None and screen.prompt.text == "")
+        await screen.until(lambda: screen.app.actions.editing is None and screen.prompt.text == "")
         await screen.ask("second")
         assert shown(screen) == ["first", "One.", "second", "Two."]
 
@@ -57,7 +57,7 @@ async def test_a_refused_edit_leaves_the_conversation_as_it_was() -> None:
         await screen.until(lambda: screen.errors == ["not like that"] and not screen.app.busy)
         assert shown(screen) == ["first", "One."]
         assert screen.prompt.text == "worse"
-        assert screen.app.editing is not None
+        assert screen.app.actions.editing is not None
 
 
 async def test_asking_again_keeps_both_answers() -> None:

@@ -38,7 +38,7 @@ async def main():
     async with app.run_test(size=(80, 24)) as pilot:
         while app.busy:
             await pilot.pause(0.01)
-        app.send("question")
+        app.actions.send("question")
         while True:
             await pilot.pause(0.1)
 

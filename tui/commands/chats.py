@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @command("new", "begin a new chat, with an empty context", idle=True)
 async def new(app: "ChatApp", argument: str) -> None:
-    await app.new_chat()
+    await app.actions.new_chat()
 
 
 @command("chats", "list all chats: open, rename, delete", idle=True)
@@ -33,7 +33,7 @@ async def open_chat(app: "ChatApp", argument: str) -> None:
     if not argument.isdecimal():
         app.say("Which chat? /open NUMBER, or /chats for the list.")
         return
-    await app.open_chat(int(argument))
+    await app.actions.open_chat(int(argument))
 
 
 @command("rename", "give this chat another name", "NAME")
@@ -53,7 +53,7 @@ async def delete(app: "ChatApp", argument: str) -> None:
         return
     await app.sessions.call(SessionStore.delete, chat_id)
     app.deleted_chats.append(chat_id)
-    await app.new_chat()
+    await app.actions.new_chat()
     app.say("Deleted. /undo brings it back.")
 
 
@@ -64,7 +64,7 @@ async def undo(app: "ChatApp", argument: str) -> None:
         return
     chat_id = app.deleted_chats.pop()
     await app.sessions.call(SessionStore.restore, chat_id)
-    await app.open_chat(chat_id)
+    await app.actions.open_chat(chat_id)
 
 
 @command("export", "write this chat to a file: .md to read, .json to import", "[FILE]")
@@ -103,7 +103,7 @@ async def import_file(app: "ChatApp", argument: str) -> None:
     ids = await app.sessions.call(import_json, Path(argument).expanduser())
     app.say(f"{len(ids)} chat(s) added.")
     if len(ids) == 1:
-        await app.open_chat(ids[0])
+        await app.actions.open_chat(ids[0])
 
 
 async def _open_list(app: "ChatApp", words: str) -> None:
@@ -117,6 +117,6 @@ async def _open_list(app: "ChatApp", words: str) -> None:
         return
     chosen = await app.push_screen_wait(ChatsScreen(app.sessions, words, app.deleted_chats))
     if chosen is not None:
-        await app.open_chat(chosen.chat_id, chosen.message_id)
+        await app.actions.open_chat(chosen.chat_id, chosen.message_id)
     elif app.chat.chat_id in app.deleted_chats:
-        await app.new_chat()
+        await app.actions.new_chat()

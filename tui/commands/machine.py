@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command("experts", "show or hide the map of the experts")
 async def experts(app: "ChatApp", argument: str) -> None:
-    app.toggle_experts()
+    app.actions.toggle_experts()
 
 
 @command("plan", "show what goes where on this machine, and how fast it will be")
@@ -32,19 +32,19 @@ async def model(app: "ChatApp", argument: str) -> None:
     else:
         chosen = await app.push_screen_wait(ModelsScreen(app.launch.models_folder, app.slot.choice))
     if chosen is not None:
-        await app.change_model(chosen)
+        await app.actions.change_model(chosen)
 
 
 @command("restart", "start the engine anew", idle=True)
 async def restart(app: "ChatApp", argument: str) -> None:
-    await app.change_model(app.slot.choice)
+    await app.actions.change_model(app.slot.choice)
 
 
 @command("compact", "make room: a summary instead of the older messages", idle=True)
 async def compact(app: "ChatApp", argument: str) -> None:
-    await app.make_room("summarise")
+    await app.actions.make_room("summarise")
 
 
 @command("drop", "make room: leave out the oldest messages from now on", idle=True)
 async def drop(app: "ChatApp", argument: str) -> None:
-    await app.make_room("drop")
+    await app.actions.make_room("drop")

@@ -29,7 +29,7 @@ async def edit(app: "ChatApp", argument: str) -> None:
     if node is None:
         app.say("There is no question to edit.")
         return
-    app.begin_edit(node)
+    app.actions.begin_edit(node)
 
 
 @command("retry", "ask again: another answer beside this one", idle=True)
@@ -45,7 +45,7 @@ async def retry(app: "ChatApp", argument: str) -> None:
     if not questions:
         app.say("There is nothing to ask again.")
         return
-    await app.ask_again(path[questions[-1]])
+    await app.actions.ask_again(path[questions[-1]])
 
 
 @command("continue", "let a stopped answer go on", idle=True)
@@ -54,7 +54,7 @@ async def continue_answer(app: "ChatApp", argument: str) -> None:
     if tip.message.role != "assistant":
         app.say("There is no answer that could go on.")
         return
-    app.send(CONTINUE)
+    app.actions.send(CONTINUE)
 
 
 @command("branch", "show another branch at this message", "next|previous", lambda app: ["next", "previous"], idle=True)
@@ -68,7 +68,7 @@ async def branch(app: "ChatApp", argument: str) -> None:
         app.say("There is only one branch: edit a question or ask again to make another.")
         return
     place = (node.siblings.index(node) + step) % len(node.siblings)
-    await app.show_node(node.siblings[place])
+    await app.actions.show_node(node.siblings[place])
 
 
 @command("copy", "copy this message, else the last answer")
@@ -77,7 +77,7 @@ async def copy(app: "ChatApp", argument: str) -> None:
     if node is None:
         app.say("There is nothing to copy.")
         return
-    await app.copy(node.typed if node.message.role == "user" else node.message.content, "the message")
+    await app.actions.copy(node.typed if node.message.role == "user" else node.message.content, "the message")
 
 
 @command("code", "copy a code block of this answer; the last one, or by number", "[NUMBER]")
@@ -89,7 +89,7 @@ async def code(app: "ChatApp", argument: str) -> None:
         return
     block = _numbered(app, blocks, argument, "code blocks") if argument else blocks[-1]
     if block is not None:
-        await app.copy(block, f"code block {blocks.index(block) + 1} of {len(blocks)}")
+        await app.actions.copy(block, f"code block {blocks.index(block) + 1} of {len(blocks)}")
 
 
 @command("think", "fold or unfold the thinking of all answers shown")
@@ -104,12 +104,12 @@ async def think(app: "ChatApp", argument: str) -> None:
 
 @command("stop", "stop the answer and keep what is there")
 async def stop(app: "ChatApp", argument: str) -> None:
-    app.stop()
+    app.actions.stop()
 
 
 @command("editor", "write the prompt in your editor")
 async def editor(app: "ChatApp", argument: str) -> None:
-    app.edit_outside()
+    app.actions.edit_outside()
 
 
 def _last_answer(app: "ChatApp") -> Node | None:

@@ -17,7 +17,7 @@ async def settings(app: "ChatApp", argument: str) -> None:
 
     changed = await app.push_screen_wait(SettingsScreen(app.chat.settings, app.slot.info))
     if changed is not None:
-        await app.apply_settings(changed)
+        await app.actions.apply_settings(changed)
 
 
 @command("set", "change one setting; without a value, back to the model's own", "NAME [VALUE]",
@@ -27,17 +27,19 @@ async def set_one(app: "ChatApp", argument: str) -> None:
     if not name:
         app.say(f"Which one? {', '.join(SETTING_NAMES)}")
         return
-    await app.apply_settings(changed_settings(app.chat.settings, name, value.strip()))
+    await app.actions.apply_settings(changed_settings(app.chat.settings, name, value.strip()))
 
 
 @command("system", "set the system prompt of this chat; without a text, none", "[TEXT]")
 async def system(app: "ChatApp", argument: str) -> None:
-    await app.apply_settings(changed_settings(app.chat.settings, "system", argument))
+    await app.actions.apply_settings(changed_settings(app.chat.settings, "system", argument))
 
 
 @command("thinking", "let the model think first, or not", "on|off|auto", lambda app: ["on", "off", "auto"])
 async def thinking(app: "ChatApp", argument: str) -> None:
-    await app.apply_settings(changed_settings(app.chat.settings, "thinking", "" if argument == "auto" else argument))
+    await app.actions.apply_settings(
+        changed_settings(app.chat.settings, "thinking", "" if argument == "auto" else argument)
+    )
 
 
 @command("prompts", "choose a prompt from the library")
@@ -48,7 +50,7 @@ async def prompts(app: "ChatApp", argument: str) -> None:
     if chosen is None:
         return
     if chosen.system:
-        await app.apply_settings(changed_settings(app.chat.settings, "system", chosen.text))
+        await app.actions.apply_settings(changed_settings(app.chat.settings, "system", chosen.text))
     else:
         app.prompt.write(chosen.text)
     app.prompt.focus()

@@ -10,13 +10,14 @@ from k2lite.events import Channel
 from k2lite.safe_text import printable
 from tui.conversation import Node
 from tui.pacing import SHORTEST_PAUSE_S, Pacer
-from tui.views.flat_list import FlatMarkdown
+from tui.views.answer_text import AnswerText
 from tui.views.message_view import MessageView
 from tui.views.plain_text import PlainText
 from tui.views.settled import LineBreaker, SettledText
 
 # More at once would hold the keyboard up; what is left over comes with the next flush.
-_FLUSH_CHARACTERS = 6000
+_FLUSH_CHARACTERS = 2000
+_BREATH_S = 0.01
 _TAIL_CHARACTERS = 4000
 
 _ENDINGS = {
@@ -39,7 +40,8 @@ class Answer(MessageView):
         self._breaker = LineBreaker()
         self._pacer = Pacer()
         self._flushing = asyncio.Lock()
-        self._ready = ""
+        self._waiting = ""
+        self._ended = False
         self._asides: dict[Channel, str] = {"think": "", "tool": ""}
         self._changed: set[Channel] = set()
         self._shown: dict[Channel, int] = {"think": 0, "tool": 0}
@@ -48,7 +50,7 @@ class Answer(MessageView):
         yield self.branches()
         with Collapsible(title="Thinking", collapsed=True, id="think", classes="aside"):
             yield PlainText(classes="text")
-        yield FlatMarkdown()
+        yield AnswerText()
         yield Static(markup=False, id="tail")
         with Collapsible(title="Tool call", collapsed=False, id="tool", classes="aside"):
             yield PlainText(classes="text")
@@ -63,13 +65,8 @@ class Answer(MessageView):
             await self.finish(self.node.entry.finish or "")
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no text has come yet."""
-        return not (self.markdown.source or self._ready or self._settled.tail or any(self._asides.values()))
-
-    @property
-    def markdown(self) -> FlatMarkdown:
-        return self.query_one(FlatMarkdown)
+    def text(self) -> AnswerText:
+        return self.query_one(AnswerText)
 
     def write(self, channel: Channel, text: str) -> None:
         """Add `text`; it is shown when it is time to."""
@@ -77,18 +74,18 @@ class Answer(MessageView):
             return
         self._changed.add(channel)
         if channel == "answer":
-            self._ready += self._settled.push(self._breaker.push(printable(text)))
+            self._waiting += text
         else:
             self._asides[channel] += text
 
     async def finish(self, reason: str = "") -> None:
         """Nothing more will come: show all of it, and how it ended when that was not by itself."""
         self._timer.stop()
-        self._ready += self._settled.finish()
+        self._ended = True
         self._changed |= {"answer", "think", "tool"}
         while self._changed:
             await self._flush()
-            await asyncio.sleep(0)
+            await asyncio.sleep(_BREATH_S if self._changed else 0)
         if self.node is not None and self.node.message.tool_calls:
             self.query_one("#tool").remove_class("used")  # a block with the call itself follows
         ending = self.query_one(".ending", Static)
@@ -101,7 +98,7 @@ class Answer(MessageView):
         channel: Channel = "think" if event.collapsible.id == "think" else "tool"
         while self._shown[channel] < len(self._asides[channel]) and not event.collapsible.collapsed:
             await self._show_aside(channel)
-            await asyncio.sleep(0)
+            await asyncio.sleep(_BREATH_S)
 
     async def _flush_when_due(self) -> None:
         if self._changed and self._pacer.due():
@@ -118,14 +115,17 @@ class Answer(MessageView):
             self._pacer.flushed(started)
 
     async def _flush_answer(self) -> None:
-        ready, self._ready = self._ready[:_FLUSH_CHARACTERS], self._ready[_FLUSH_CHARACTERS:]
-        if self._ready:
+        piece, self._waiting = self._waiting[:_FLUSH_CHARACTERS], self._waiting[_FLUSH_CHARACTERS:]
+        ready = self._settled.push(self._breaker.push(printable(piece)))
+        if self._waiting:
             self._changed.add("answer")
+        elif self._ended:
+            ready += self._settled.push(self._breaker.finish()) + self._settled.finish()
         tail = self.query_one("#tail", Static)
         tail.update(self._settled.tail[-_TAIL_CHARACTERS:])
         tail.display = bool(self._settled.tail)
         if ready:
-            await self.markdown.append(ready)
+            await self.text.append(ready)
 
     async def _show_aside(self, channel: Channel) -> None:
         """Thinking that is folded is only counted: nobody sees its text."""

@@ -80,6 +80,10 @@ class FlatMarkdown(Markdown):
     def __init__(self, text: str | None = None) -> None:
         super().__init__(text, parser_factory=markdown_without_html, open_links=False)
 
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Of the blocks alone: in a container that grows with every line, what was found out before would be lost."""
+        return super().get_content_height(Size(container.width, 0), viewport, width)
+
 
 def _is_flat(blocks: list[MarkdownBlock]) -> bool:
     return all(

@@ -13,6 +13,18 @@ _INDENTED_OR_BLANK = re.compile(r"\s|$")
 _UNDECIDED = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)]?|[`~]+)?$| {0,3}(?:`{3}|~{3})")
 
 
+def fence_marker(line: str) -> str:
+    """The backticks or tildes with which `line` opens a fence; nothing when it opens none."""
+    opening = _FENCE.match(line)
+    return opening[1] if opening else ""
+
+
+def closes_fence(line: str, marker: str) -> bool:
+    """Whether `line` closes a fence that `marker` opened: a row of at least as many of them and nothing else."""
+    row = line.strip()
+    return row.startswith(marker) and not row.strip(marker[0])
+
+
 class SettledText:
     """Takes a text in pieces. `tail` is what is held back."""
 
@@ -47,8 +59,8 @@ class SettledText:
             return self._fence_line(line) if complete else 0
         if not complete and _UNDECIDED.match(line):
             return 0
-        if opening := _FENCE.match(line):
-            self._fence = opening[1]
+        if marker := fence_marker(line):
+            self._fence = marker
             return length
         if self._scanned or _ITEM_OR_ROW.match(line):
             return self._block_length()
@@ -56,9 +68,8 @@ class SettledText:
         return length
 
     def _fence_line(self, line: str) -> int:
-        """A whole line inside a fence; a row of at least as many markers and nothing else closes it."""
-        marker = line.strip()
-        if marker.startswith(self._fence) and not marker.strip(self._fence[0]):
+        """A whole line inside a fence, perhaps the one that closes it."""
+        if closes_fence(line, self._fence):
             self._fence = ""
         return len(line) + 1
 
@@ -78,28 +89,42 @@ class SettledText:
 
 
 _LONGEST_LINE_CHARACTERS = 3000
+_SHOWN_OF_A_LINE_CHARACTERS = 30_000
 
 
 class LineBreaker:
-    """Makes a new paragraph where a line goes on for thousands of characters: one of a million would take minutes."""
+    """Makes lines bearable for the screen: a new paragraph after thousands of characters, and of a line that goes on
+    much longer (somebody's base64, a minified file) only the beginning, with how much follows."""
 
     def __init__(self) -> None:
-        self._length = 0
+        self._length = 0  # of the line by now
+        self._hidden = 0  # so many characters of it are not shown
 
     def push(self, text: str) -> str:
-        """`text` with breaks put in where they are needed."""
+        """What of `text` is shown, with breaks put in where they are needed."""
         if "\n" not in text and self._length + len(text) <= _LONGEST_LINE_CHARACTERS:
             self._length += len(text)
             return text
-        return "\n".join(self._line(line, number > 0) for number, line in enumerate(text.split("\n")))
+        first, *lines = text.split("\n")
+        shown = [self._more(first)]
+        for line in lines:
+            shown.append(self.finish() + "\n" + self._more(line))
+        return "".join(shown)
 
-    def _line(self, line: str, begins: bool) -> str:
-        if begins:
-            self._length = 0
+    def finish(self) -> str:
+        """The line has ended: what is to be said about it."""
+        hidden, self._hidden, self._length = self._hidden, 0, 0
+        return f" … ({hidden:,} characters more in this line: copy or export to have them)" if hidden else ""
+
+    def _more(self, text: str) -> str:
+        room = max(0, _SHOWN_OF_A_LINE_CHARACTERS - self._length)
+        text, self._hidden = text[:room], self._hidden + len(text) - len(text[:room])
         pieces = []
-        while self._length + len(line) > _LONGEST_LINE_CHARACTERS:
-            room = _LONGEST_LINE_CHARACTERS - self._length
-            pieces.append(line[:room])
-            line, self._length = line[room:], 0
-        self._length += len(line)
-        return "\n\n".join([*pieces, line])
+        while text:
+            end = _LONGEST_LINE_CHARACTERS - self._length % _LONGEST_LINE_CHARACTERS
+            if self._length and end == _LONGEST_LINE_CHARACTERS:
+                pieces.append("\n\n")
+            pieces.append(text[:end])
+            self._length += len(text[:end])
+            text = text[end:]
+        return "".join(pieces)

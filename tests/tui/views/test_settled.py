@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 import tui.views.settled
-from tui.views.settled import SettledText
+from tui.views.settled import LineBreaker, SettledText
 
 MIXED = """# Title
 
@@ -110,3 +110,14 @@ def test_a_long_list_takes_time_in_proportion_to_its_length(monkeypatch: pytest.
         assert settled.push(f"- item number {number}\n") == ""
     assert settled.push("Done") != ""
     assert 300 <= len(looked_at) < 3 * 300
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_line_longer_than_anyone_reads_is_broken_and_then_counted(size: int) -> None:
+    text = "short\n" + "x" * 50_000 + "\n" + "y" * 3001 + "\nend"
+    breaker = LineBreaker()
+    shown = "".join(breaker.push(text[i : i + size]) for i in range(0, len(text), size)) + breaker.finish()
+    first, *broken, second, rest, end = shown.replace("\n\n", "\n").split("\n")
+    assert (first, second, rest, end) == ("short", "y" * 3000, "y", "end")
+    assert [len(piece) for piece in broken[:-1]] == [3000] * 9
+    assert broken[-1] == "x" * 3000 + " … (20,000 characters more in this line: copy or export to have them)"
