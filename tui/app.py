@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import ClassVar
 
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import App, ComposeResult, ScreenStackError, SystemCommand
 from textual.binding import BindingType
 from textual.containers import Container, Vertical
 from textual.screen import Screen
@@ -161,7 +162,8 @@ class ChatApp(App[None]):
         self.query_one("#title", Static).update(one_line(f"{model} · {self.chat.title}" if self.chat.title else model))
 
     def stop_changed(self) -> None:
-        self.refresh_bindings()
+        with suppress(ScreenStackError):  # the app may be closing in the middle of an answer
+            self.refresh_bindings()
 
     @property
     def is_prompt_empty(self) -> bool:
