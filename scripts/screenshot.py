@@ -105,7 +105,7 @@ async def models(player: Player) -> None:
 async def loading(player: Player) -> None:
     """The very first start: the demo model is being quantized."""
     async with asyncio.timeout(PATIENCE_S):
-        while "(once)" not in player.app.status_text or "(0 %)" in player.app.status_text:
+        while not re.search(r"\(once\).*\([2-9]\d %\)", player.app.status_text):
             await player.pilot.pause(0.01)
 
 

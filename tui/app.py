@@ -9,6 +9,7 @@ from typing import ClassVar
 from textual.app import App, ComposeResult, ScreenStackError, SystemCommand
 from textual.binding import BindingType
 from textual.containers import Container, Vertical
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Footer, Markdown, Static
 
@@ -132,7 +133,8 @@ class ChatApp(App[None]):
         return str(self.query_one("#status", Static).render())
 
     def show_status(self, text: str) -> None:
-        self.query_one("#status", Static).update(text)
+        with suppress(NoMatches, ScreenStackError):  # the app may be closing while a model loads
+            self.query_one("#status", Static).update(text)
 
     def show_context(self, used: int, total: int) -> None:
         """How full the context is; yellow from three quarters on, red when it is nearly full."""
@@ -216,9 +218,10 @@ class ChatApp(App[None]):
     async def load(self) -> bool:
         """Load the model; False when it could not be, which is then on the screen."""
         self.show_status(status.STARTING)
-        started = time.monotonic()
+        started = None  # at the first progress: until then the process starts, which says nothing of the model
         try:
             async for progress in self.slot.load():
+                started = time.monotonic() if started is None else started
                 self.show_status(status.load_status(progress, time.monotonic() - started))
         except K2Error as error:
             await self.show_error(error)
