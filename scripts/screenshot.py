@@ -6,12 +6,15 @@ Writes one SVG for every scene and size, and a PNG beside it where cairosvg is i
 
 import argparse
 import asyncio
+import os
 import re
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from unittest.mock import patch
 
 from textual.pilot import Pilot
+from textual.widgets import Static
 
 from k2lite.engine_process import ProcessEngine
 from tui.app import ChatApp
@@ -20,7 +23,7 @@ from tui.launch import Launch
 from tui.prompt import Prompt
 
 SIZES = ((80, 24), (160, 48))
-PATIENCE_S = 120
+PATIENCE_S = 600
 
 Scene = Callable[["Player"], Awaitable[None]]
 
@@ -43,6 +46,11 @@ class Player:
         await self.pilot.press("enter")
         await self.pilot.pause(0.2)
         await self.settle()
+
+    @property
+    def shown(self) -> str:
+        """What the dialog on the screen says."""
+        return "\n".join(str(field.render()) for field in self.app.screen.query(Static))
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
@@ -84,7 +92,21 @@ async def settings(player: Player) -> None:
 
 async def plan(player: Player) -> None:
     await player.press("f3")
-    await asyncio.sleep(15)
+    async with asyncio.timeout(PATIENCE_S):
+        while "measuring" in player.shown:
+            await player.pilot.pause(0.1)
+
+
+async def models(player: Player) -> None:
+    await player.press("f5")
+    await player.settle()
+
+
+async def loading(player: Player) -> None:
+    """The very first start: the demo model is being quantized."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not re.search(r"\(once\).*\([2-9]\d %\)", player.app.status_text):
+            await player.pilot.pause(0.01)
 
 
 async def prompts(player: Player) -> None:
@@ -102,13 +124,17 @@ async def help_screen(player: Player) -> None:
 
 SCENES: dict[str, Scene] = {
     "talk": talk, "tool": tool, "experts": experts, "branches": branches, "search": search,
-    "settings": settings, "plan": plan, "prompts": prompts, "commands": commands, "help": help_screen,
+    "settings": settings, "models": models, "plan": plan, "loading": loading, "prompts": prompts,
+    "commands": commands, "help": help_screen,
 }  # fmt: skip
 
 
 async def picture(scene: Scene, width: int, height: int) -> str:
     """The screen as SVG after a scene was played at temperature 0."""
-    with tempfile.TemporaryDirectory() as name:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        patch.dict(os.environ, {"K2LITE_HOME": name} if scene is loading else {}),
+    ):
         folder = Path(name)
         launch = Launch(
             lambda choice: ProcessEngine(choice.path, choice.options),
@@ -120,7 +146,8 @@ async def picture(scene: Scene, width: int, height: int) -> str:
         try:
             async with app.run_test(size=(width, height)) as pilot:
                 player = Player(app, pilot, folder)
-                await player.settle()
+                if scene is not loading:
+                    await player.settle()
                 await scene(player)
                 return stable(app.export_screenshot(title="k2lite chat"))
         finally:

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import ClassVar
 
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import App, ComposeResult, ScreenStackError, SystemCommand
 from textual.binding import BindingType
 from textual.containers import Container, Vertical
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Footer, Markdown, Static
 
@@ -131,7 +133,8 @@ class ChatApp(App[None]):
         return str(self.query_one("#status", Static).render())
 
     def show_status(self, text: str) -> None:
-        self.query_one("#status", Static).update(text)
+        with suppress(NoMatches, ScreenStackError):  # the app may be closing while a model loads
+            self.query_one("#status", Static).update(text)
 
     def show_context(self, used: int, total: int) -> None:
         """How full the context is; yellow from three quarters on, red when it is nearly full."""
@@ -161,7 +164,8 @@ class ChatApp(App[None]):
         self.query_one("#title", Static).update(one_line(f"{model} · {self.chat.title}" if self.chat.title else model))
 
     def stop_changed(self) -> None:
-        self.refresh_bindings()
+        with suppress(ScreenStackError):  # the app may be closing in the middle of an answer
+            self.refresh_bindings()
 
     @property
     def is_prompt_empty(self) -> bool:
@@ -214,9 +218,10 @@ class ChatApp(App[None]):
     async def load(self) -> bool:
         """Load the model; False when it could not be, which is then on the screen."""
         self.show_status(status.STARTING)
-        started = time.monotonic()
+        started = None  # at the first progress: until then the process starts, which says nothing of the model
         try:
             async for progress in self.slot.load():
+                started = time.monotonic() if started is None else started
                 self.show_status(status.load_status(progress, time.monotonic() - started))
         except K2Error as error:
             await self.show_error(error)

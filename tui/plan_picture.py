@@ -43,7 +43,7 @@ def _lines(plan: Record, width: int) -> Iterator[Content]:
     yield from _places(plan, width)
     yield Content()
     yield from _speeds(plan)
-    yield from _steps(plan)
+    yield from _steps(plan, width)
 
 
 def _machine(machine: Record) -> str:
@@ -106,7 +106,7 @@ def _speeds(plan: Record) -> Iterator[Content]:
             )
 
 
-def _steps(plan: Record) -> Iterator[Content]:
+def _steps(plan: Record, width: int) -> Iterator[Content]:
     steps = list(plan.get("steps") or [])[:_MOST_STEPS]
     if steps:
         yield Content()
@@ -114,7 +114,8 @@ def _steps(plan: Record) -> Iterator[Content]:
     for step in steps:
         gain = "it runs" if step["gain"] is None else f"{step['gain']:.2f} times"
         good = step["decode"]["good"]["tokens_per_s"]
-        yield Content(f"  {one_line(str(step['change'])):46} {gain:>11}: up to {_three(good)} tokens/s")
+        change = one_line(str(step["change"])).ljust(min(46, max(0, width - 36)))
+        yield Content(f"  {change} {gain:>10}: up to {_three(good)} tok/s")
 
 
 def _three(value: float) -> str:

@@ -53,7 +53,7 @@ class Prompt(TextArea):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Send", id="prompt.send"),
-        Binding("ctrl+j", "newline", "New line", key_display="^j", id="prompt.newline"),
+        Binding("ctrl+j", "newline", "Line", key_display="^j", id="prompt.newline"),
     ]
 
     def __init__(self, send: Callable[[str], bool], offers: Offers, earlier: History) -> None:

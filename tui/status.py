@@ -8,7 +8,7 @@ _REASONS = {"stop": "", "length": " · cut off: no room left or limit reached", 
 
 STARTING = "starting the engine"
 READY = "ready"
-UNLOADED = "no model is loaded: the next question tries again"
+UNLOADED = "no model: the next question tries again, F5 has others"
 STOPPING = "stopping"
 
 

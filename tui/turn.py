@@ -110,6 +110,7 @@ class TurnRunner:
                 return False
             while node is not None and node.message.tool_calls and not stop.is_set():
                 if not await self._rounds.run(node, stop):
+                    self._screen.show_status(status.READY)
                     break
                 node = await self._stream_answer(stop)
             return True

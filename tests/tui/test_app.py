@@ -147,7 +147,7 @@ async def test_the_death_of_the_engine_is_a_message_and_the_next_question_loads_
         assert screen.errors == ["it was killed"]
         assert screen.answers == ["Half"]
         await screen.shows("ended by an error")
-        assert screen.status == "no model is loaded: the next question tries again"
+        assert screen.status == "no model: the next question tries again, F5 has others"
         assert await screen.ask("again") == "Alive."
         assert engine.loads == 2
         assert screen.app.crash_reports == ["Traceback: all of it\n"]

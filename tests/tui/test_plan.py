@@ -72,7 +72,7 @@ def test_a_plan_says_what_goes_where_how_fast_and_what_would_help() -> None:
         "2,400 experts (60.0 GiB, 10.4 %) are read when they are needed",
         "9.50 to 14.2 tokens/s, limited by experts in RAM",
         "RAM of 640 GiB",
-        "1.40 times: up to 19.0 tokens/s",
+        "1.40 times: up to 19.0 tok/s",
     ):
         assert piece in text, piece
 
@@ -144,6 +144,23 @@ async def test_the_plan_is_on_the_screen(command: Path) -> None:
         await screen.shows("card 0", "2.8 % of experts")
         await screen.pilot.press("escape")
         await screen.until(lambda: "card 0" not in screen.screen_text())
+
+
+def test_what_would_help_stands_on_one_line_each_in_a_small_window() -> None:
+    plan = copy.deepcopy(PLAN)
+    plan["steps"][0]["change"] = "RAM of 19.5 GB/s (twice the channels)"
+    (line,) = [line for line in drawn(plan, 72).splitlines() if "twice the channels" in line]
+    assert len(line) <= 72
+
+
+@pytest.mark.slow
+async def test_the_finished_plan_of_the_demo_model_is_on_the_screen() -> None:
+    async with chat(FakeEngine(), size=(80, 40)) as screen:
+        await screen.ready()
+        await screen.pilot.press("f3")
+        await screen.until(lambda: "tokens/s, limited by" in screen.screen_text(), timeout_s=240)
+        await screen.shows("100.0 % of experts", "RAM holds every expert", "What would help")
+        assert "measuring" not in screen.screen_text()
 
 
 async def test_what_the_command_complains_about_is_on_the_screen(command: Path) -> None:

@@ -162,6 +162,15 @@ async def test_a_tool_that_is_not_there_is_told_at_the_start() -> None:
         await screen.until(lambda: any("there is no tool nonsense" in error for error in screen.errors))
 
 
+async def test_after_a_stopped_call_the_chat_is_ready_again(tmp_path: Path) -> None:
+    async with chat(FakeEngine([calling(tmp_path)]), tools=("list_folder",)) as screen:
+        await screen.ready()
+        await screen.send("what is there?")
+        await asked(screen)
+        await screen.pilot.press("escape")
+        await screen.ready()
+
+
 async def test_leaving_while_asked_ends_the_app_and_runs_nothing(tmp_path: Path) -> None:
     engine = FakeEngine([calling(tmp_path)])
     async with chat(engine, tools=("all",), database=tmp_path / "chats.db") as screen:
@@ -170,3 +179,11 @@ async def test_leaving_while_asked_ends_the_app_and_runs_nothing(tmp_path: Path)
         await asked(screen)
         await screen.pilot.press("ctrl+q")
     assert len(engine.requests) == 1
+
+
+async def test_the_end_of_the_app_while_the_model_waits_for_a_yes_is_no_crash(tmp_path: Path) -> None:
+    async with chat(FakeEngine([calling(tmp_path)]), tools=("list_folder",)) as screen:
+        await screen.ready()
+        await screen.send("what is there?")
+        await asked(screen)
+    assert screen.app.return_code in (None, 0)
