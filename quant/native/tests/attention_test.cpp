@@ -1,8 +1,9 @@
-// Attention of many tokens in memory of exactly its size: with the address sanitizer a value that is read or written
+// Attention of many tokens, and norms, in memory of exactly its size: with the address sanitizer a value that is read or written
 // beyond it ends the program, with that of threads a race does. Results are compared with the portable ones.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 
 #include "check.h"
@@ -96,6 +97,24 @@ void threads_do_not_change_the_bits(int isa) {
     }
 }
 
+void norms_agree(int64_t tokens, int64_t cols) {
+    void* pool = open(3);
+    const auto x = numbers(tokens * cols, 1), weight = numbers(cols, 2), expected = numbers(tokens * cols, 3);
+    CHECK(k2quant_rms_norm(K2QUANT_PORTABLE, pool, x.get(), weight.get(), tokens, cols, 1e-3f, expected.get()) == K2QUANT_OK);
+    for (int isa = K2QUANT_AVX2; isa <= K2QUANT_AVX512VNNI; ++isa) {
+        if (!k2quant_isa_works(isa)) continue;
+        const auto found = numbers(tokens * cols, 4);
+        CHECK(k2quant_rms_norm(isa, pool, x.get(), weight.get(), tokens, cols, 1e-3f, found.get()) == K2QUANT_OK);
+        for (int64_t i = 0; i < tokens * cols; ++i) {
+            const size_t at = static_cast<size_t>(i);
+            CHECK(std::fabs(found[at] - expected[at]) <= 1e-5f * (1 + std::fabs(expected[at])));
+        }
+    }
+    CHECK(k2quant_rms_norm(K2QUANT_PORTABLE, pool, x.get(), weight.get(), tokens, 0, 1e-3f, expected.get()) ==
+          K2QUANT_BAD_ARGUMENT);
+    k2quant_pool_close(K2QUANT_PORTABLE, pool);
+}
+
 void what_does_not_fit_is_refused() {
     void* pool = open(1);
     Sample sample({2, 16, 4, 16, 16}, 4, 4);
@@ -131,6 +150,9 @@ int main() {
     instruction_sets_agree({1, 4, 2, 4, 4}, 1100, 3);
     for (int isa = K2QUANT_PORTABLE; isa <= K2QUANT_AVX512VNNI; ++isa) {
         if (k2quant_isa_works(isa)) threads_do_not_change_the_bits(isa);
+    }
+    for (int64_t cols : {1, 15, 16, 33, 7168}) {
+        for (int64_t tokens : {1, 2, 19}) norms_agree(tokens, cols);
     }
     what_does_not_fit_is_refused();
     std::puts("attention: ok");
