@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import signal
 from pathlib import Path
 
 import pytest
