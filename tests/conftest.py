@@ -19,7 +19,9 @@ settings.load_profile("k2lite")
 def pytest_configure() -> None:
     """One torch thread: waking others for tensors this small costs more than it brings, most of all beside
     another process. Takes effect because nothing has imported torch yet. What the user has set for k2lite is not
-    what is tested."""
+    what is tested. What a script runs in the background ignores Ctrl-C, and so would all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
