@@ -2,6 +2,7 @@
 
 Writes one SVG for every scene and size, and a PNG beside it where cairosvg is installed (it is in no requirement;
 `pip install cairosvg`, and a font with box characters such as fonts-dejavu-core). The README shows one of them.
+TEXTUAL_COLOR_SYSTEM=truecolor in the environment gives the map its colours, which Textual takes from the terminal.
 """
 
 import argparse
@@ -10,7 +11,9 @@ import os
 import re
 import tempfile
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from textual.pilot import Pilot
@@ -24,6 +27,9 @@ from tui.prompt import Prompt
 
 SIZES = ((80, 24), (160, 48))
 PATIENCE_S = 600
+
+# For the map: two cards, RAM and the drive, none of which holds all experts.
+FEW_PLACES: dict[str, Any] = {"devices": "virtual:2x3M", "ram_budget_bytes": 9 << 20}
 
 Scene = Callable[["Player"], Awaitable[None]]
 
@@ -135,9 +141,9 @@ async def picture(scene: Scene, width: int, height: int) -> str:
         tempfile.TemporaryDirectory() as name,
         patch.dict(os.environ, {"K2LITE_HOME": name} if scene is loading else {}),
     ):
-        folder = Path(name)
+        folder, places = Path(name), FEW_PLACES if scene is experts else {}
         launch = Launch(
-            lambda choice: ProcessEngine(choice.path, choice.options),
+            lambda choice: ProcessEngine(choice.path, replace(choice.options, **places)),
             ChatSettings(sampling={"temperature": 0.0}),
             database=folder / "chats.db",
             tools=("list_folder",) if scene is tool else (),

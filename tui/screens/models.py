@@ -84,7 +84,8 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
             size = format_bytes(file.size_bytes) + (f" in {file.shards} files" if file.shards > 1 else "")
             name = one_line(file.path.name) + (" (loaded)" if file.path == self._current.path else "")
             table.add_row(Text(name), Text(size), Text("…"), Text("…"), key=key)
-        self._say(f"{len(files)} model file(s) in {self._folder}. Enter loads one; /plan FILE shows its whole plan.")
+        count = "no model file" if not files else "1 model file" if len(files) == 1 else f"{len(files)} model files"
+        self._say(f"{count} in {self._folder.name or 'this folder'}. Enter loads one; /plan FILE shows its whole plan.")
         await self._look_up(files)
 
     async def _look_up(self, files: list[ModelFile]) -> None:
