@@ -85,7 +85,8 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
             name = one_line(file.path.name) + (" (loaded)" if file.path == self._current.path else "")
             table.add_row(Text(name), Text(size), Text("…"), Text("…"), key=key)
         count = "no model file" if not files else "1 model file" if len(files) == 1 else f"{len(files)} model files"
-        self._say(f"{count} in {self._folder.name or 'this folder'}. Enter loads one; /plan FILE shows its whole plan.")
+        folder = one_line(self._folder.name) or "this folder"
+        self._say(f"{count} in {folder}. Enter loads one; /plan FILE shows its whole plan.")
         await self._look_up(files)
 
     async def _look_up(self, files: list[ModelFile]) -> None:
