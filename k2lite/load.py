@@ -114,6 +114,7 @@ def _load_gguf(
     file = stack.enter_context(GgufFile.open(path))
     config = config_from_gguf(file.metadata)
     model = load_weights(file, config, kernels, memory, progress)
+    stack.callback(model.close)  # it reads the file in the background, also when what follows is refused
     tokenizer = Tokenizer.from_gguf(file.metadata)
     total = sum(info.nbytes for info in file.tensors.values())
     info = _info(config.name or path.stem, model, tokenizer, total, _main_type(file), stated_sampling_of(file.metadata))

@@ -141,10 +141,11 @@ def build_model(
     reader = WeightReader(config, source, kernels if isinstance(kernels, WeightWatcher) else None)
     *of_layers, of_head = builders or [HostBuilder(kernels)] * (config.n_layers + 1)
     layers = [builder.layer(reader, index) for index, builder in enumerate(of_layers)]
+    embedding, head = reader.quantized("token_embd.weight"), of_head.head(reader)
     routers = {index: layer.router for index, layer in enumerate(layers) if layer.router is not None}
+    # Last, since it may begin to work in the background: nothing that could be refused comes after it.
     experts = (make_experts or _mapped_experts)(reader, routers, kernels)
-    embedding = reader.quantized("token_embd.weight")
-    return Model(config, embedding, layers, of_head.head(reader), experts, kernels)
+    return Model(config, embedding, layers, head, experts, kernels)
 
 
 def head_weight(reader: WeightReader) -> QuantizedTensor:
