@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from k2lite.config import ModelConfig
-from k2lite.engine_options import DEFAULT_CONTEXT_TOKENS
 from k2lite.home import Home
 from k2lite.layer import HostHead, Layer
 from k2lite.model_bytes import SizedTensor, model_bytes
 from k2lite.weights import Builder, HostBuilder, TensorSource, WeightReader
 from offload.card_devices import PoolCard, card_kernels, facts_of, present_cards
-from offload.memory_options import MemoryOptions
+from offload.memory_options import CardSpec
 from offload.model_bytes import ModelBytes
 from offload.placement import place_layers
 from quant.errors import K2Error
@@ -35,12 +34,13 @@ class CardPlacement:
         return builders
 
 
-def place_on_cards(file: GgufFile, config: ModelConfig, memory: MemoryOptions) -> CardPlacement:
-    """What goes to the cards that `memory` names. Touches no card but to ask what is free. Raises RequestError."""
-    specs = present_cards(memory.cards)
+def place_on_cards(
+    file: GgufFile, config: ModelConfig, named: Sequence[CardSpec], context_tokens: int
+) -> CardPlacement:
+    """What goes to the cards that are `named`. Touches no card but to ask what is free. Raises RequestError."""
+    specs = present_cards(named)
     tensors = [SizedTensor(info.name, info.weights, info.nbytes) for info in file.tensors.values()]
     model = model_bytes(tensors, config, config.name or "")
-    context_tokens = min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
     places, ranges = place_layers([facts_of(spec) for spec in specs], model, context_tokens)
     cards = (
         PoolCard(spec, max(0, place.free_bytes), held) for spec, place, held in zip(specs, places, ranges, strict=True)

@@ -78,7 +78,6 @@ def load_model(
         if wrap_kernels is not None:
             engine = wrap_kernels(engine)
         loaded = load(path, engine, stack, progress or _no_progress, memory or MemoryOptions())
-        stack.callback(loaded.model.close)
         if record_routing is not None:
             loaded.model.record_routing(record_routing)
         loaded.resources = stack.pop_all()
@@ -138,6 +137,7 @@ def _load_nf4(
         tokenizer = Tokenizer.from_folder(path)
         tensors, total = read_nf4_tensors(folder, config, progress)
     model = build_model(config, FloatTensors(tensors), kernels)
+    stack.callback(model.close)
     info = _info(config.name, model, tokenizer, total, "NF4", read_stated_sampling(path))
     return _assemble(model, tokenizer, info, CheckpointError)
 
@@ -151,6 +151,7 @@ def _load_checkpoint(
         tokenizer = Tokenizer.from_folder(path)
         tensors, total = _read_floats(opened, progress)
     model = build_model(opened.config, FloatTensors(tensors), kernels)
+    stack.callback(model.close)
     info = _info(opened.config.name, model, tokenizer, total, "F32", read_stated_sampling(path))
     return _assemble(model, tokenizer, info, CheckpointError)
 

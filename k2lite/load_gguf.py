@@ -95,7 +95,7 @@ def load_weights(
     slabs = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
     if memory.cards and not slabs.layers:
         raise RequestError("--devices has no effect: this model has no experts to put there; leave it out")
-    on_cards = place_on_cards(file, config, memory)
+    on_cards = place_on_cards(file, config, memory.cards, _context_tokens(config, memory))
     placement = place(file, config, slabs, memory, on_cards, watched=isinstance(kernels, WeightWatcher))
     builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
@@ -150,8 +150,12 @@ def place(
 
 def _default_budget(config: ModelConfig, memory: MemoryOptions) -> int:
     """What is free, less the cache that will be made."""
-    tokens = min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
-    return default_budget_bytes(cache_bytes(config, tokens))
+    return default_budget_bytes(cache_bytes(config, _context_tokens(config, memory)))
+
+
+def _context_tokens(config: ModelConfig, memory: MemoryOptions) -> int:
+    """Positions that a cache will be made for."""
+    return min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
 
 
 def _check_mapped(total: int, budget: int, memory: MemoryOptions) -> None:

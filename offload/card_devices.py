@@ -70,9 +70,14 @@ def speeds_of(spec: CardSpec) -> CardSpeeds:
     return CardSpeeds(card.read_bytes_per_s, card.link_bytes_per_s, card.flops)
 
 
+def block_kernels() -> CardKernels:
+    """The kernels of real cards, for experts. Raises UnsupportedError where they cannot be had."""
+    return make_card_kernels("triton")
+
+
 def card_kernels() -> CardKernels:
-    """The kernels of real cards. Raises UnsupportedError where they cannot be had."""
-    return CardFloats(make_card_kernels("triton"))
+    """The same for layers, which may have weights that are plain floats too."""
+    return CardFloats(block_kernels())
 
 
 def pool_device(card: PoolCard, table: SlotTable, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:
@@ -85,7 +90,7 @@ def _virtual(card: PoolCard, table: SlotTable, slabs: SlabMap, multiplier: Multi
 
 
 def _cuda(card: PoolCard, table: SlotTable, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:
-    return KernelCard(card.name, card.device, table.classes, table.slots, slabs.layers, card_kernels())
+    return KernelCard(card.name, card.device, table.classes, table.slots, slabs.layers, block_kernels())
 
 
 _DEVICES: dict[str, Callable[[PoolCard, SlotTable, SlabMap, Multiplier], PoolDevice]] = {

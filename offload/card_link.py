@@ -15,7 +15,7 @@ _CHUNK_BYTES = 2 << 20
 
 
 class CardLink:
-    """Copies for one device. `upload` and `download` belong to one thread, the others to the one that computes."""
+    """Copies for one device. `upload` and `download` belong to one thread, since they share staging."""
 
     def __init__(self, device: torch.device, largest_bytes: int) -> None:
         """`largest_bytes` is the most that one `upload` copies."""
@@ -70,15 +70,10 @@ class CardLink:
     def done(self) -> Callable[[], None]:
         """What waits for all that was queued in this block of `computing`."""
         if not self._is_card:
-            return self.nothing()
+            return lambda: None
         event = torch.cuda.Event()
         event.record()
         return event.synchronize
-
-    @staticmethod
-    def nothing() -> Callable[[], None]:
-        """What waits for nothing."""
-        return lambda: None
 
     def _copy(self, parts: Iterator[tuple[Tensor, Tensor]], to_card: bool) -> None:
         if not self._is_card:

@@ -5,7 +5,7 @@ for. A slot of a card is as large as one in RAM, but its matrices begin at fixed
 written once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -42,26 +42,26 @@ class KernelCard:
         """Raises StoreError when the card has no room for the slots, or no kernels for some layer's types."""
         self.name = name
         self._layers, self._kernels, self._device = dict(layers), kernels, device
-        self._staged = slots  # behind the slots of each size, those for experts that are sent
-        slots = [n + 2 * _GROUP for n in slots]
-        self._sender = ThreadPoolExecutor(1, f"k2lite-send-{name}")
-        ends = np.cumsum([0, *(c.slot_bytes * n for c, n in zip(classes, slots, strict=True))]).tolist()
-        self._starts, self._sizes = ends[:-1], [c.slot_bytes for c in classes]
+        self._slots, self._sizes = tuple(slots), [c.slot_bytes for c in classes]
+        # Behind the slots, room for experts that are sent, whatever their size: half is filled, half is multiplied.
+        staged_bytes = 2 * _GROUP * max(self._sizes)
+        *self._starts, self._staging = np.cumsum([0, *(c.slot_bytes * n for c, n in zip(classes, slots, strict=True))])
+        nbytes = int(self._staging) + staged_bytes
         for layer, slabs in self._layers.items():
             _check_served(layer, slabs, kernels)
         try:
-            self._arena = torch.empty(ends[-1] + ALIGNMENT, dtype=torch.uint8, device=device)
+            arena = torch.empty(nbytes + ALIGNMENT, dtype=torch.uint8, device=device)
         except torch.OutOfMemoryError as error:
-            raise StoreError(
-                f"{name} has no {ends[-1] / 1e9:.2f} GB for experts: give it less (--vram-budget)"
-            ) from error
-        self._arena = self._arena[-self._arena.data_ptr() % ALIGNMENT :][: ends[-1]]
-        self._link = CardLink(device, max(self._sizes, default=0))
-        self._tables = {layer: self._table(slabs, classes, slots) for layer, slabs in self._layers.items()}
+            raise StoreError(f"{name} has no {nbytes / 1e9:.2f} GB left: give it less (--vram-budget)") from error
+        self._arena = arena[-arena.data_ptr() % ALIGNMENT :][:nbytes]
+        # Promotions are copied in another thread than what is sent: each way has staging of its own.
+        self._link, self._sending = CardLink(device, max(self._sizes)), CardLink(device, max(self._sizes))
+        self._sender = ThreadPoolExecutor(1, f"k2lite-send-{name}")
+        self._tables = {layer: self._table(slabs) for layer, slabs in self._layers.items()}
 
     def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         """See PoolDevice.upload."""
-        self._link.upload([(source[where], self._bytes(target, to)) for where, to in self._parts(key)])
+        self._upload(self._link, key, source, target)
 
     def download(self, key: ExpertKey, source: Slot, target: np.ndarray) -> None:
         """See PoolDevice.download."""
@@ -69,23 +69,14 @@ class KernelCard:
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin. Products are queued and go on while the processor multiplies something else."""
-        chosen = torch.unique(torch.cat([work.tokens for work in works]))
+        rows, slots, scales = _by_row(works)
         with self._link.computing():
-            given = self._link.given(x[chosen])
-            own = [CardWork(w.key, w.slot, torch.searchsorted(chosen, w.tokens.contiguous()), w.scales) for w in works]
-            taken = self._link.taken(self._products(given, own)[1])
+            taken = self._link.taken(self._sums(works[0].key[0], self._link.given(x[rows]), slots, scales))
 
         def add_result(y: Tensor) -> None:
-            y.index_add_(0, chosen, taken())
+            y.index_add_(0, rows, taken())
 
         return add_result
-
-    def _products(self, x: Tensor, works: Sequence[CardWork]) -> tuple[Tensor, Tensor]:
-        """Queue works of one layer on x [T, hidden] of the device: which of its rows they use, and the rows' sums."""
-        rows = torch.unique(torch.cat([work.tokens for work in works]))
-        slots, scales = (self._link.given(part) for part in _by_row(rows, works))
-        rows = self._link.given(rows)
-        return rows, self._kernels.experts(x[rows], self._tables[works[0].key[0]], slots, scales)
 
     def begin_sent(self, x: Tensor, works: Sequence[SentWork]) -> AddResult:
         """See PoolDevice.begin_sent. In a thread of its own: some experts are copied while others are multiplied."""
@@ -98,28 +89,36 @@ class KernelCard:
 
     @torch.inference_mode()
     def _send(self, x: Tensor, works: Sequence[SentWork]) -> Tensor:
-        """The sum over all works, [T, hidden] on the host."""
-        with self._link.computing():
-            given = self._link.given(x)
+        """The sum over all works, of one layer, [T, hidden] on the host."""
+        link, layer = self._sending, works[0].key[0]
+        size_class = self._sizes.index(self._layers[layer].slot_bytes)
+        with link.computing():
+            given = link.given(x)
             total = torch.zeros_like(given)
-        size_class = self._sizes.index(self._layers[works[0].key[0]].slot_bytes)
-        free = [self._link.nothing(), self._link.nothing()]  # when each half of the staging slots is
-        groups = (works[start : start + _GROUP] for start in range(0, len(works), _GROUP))
-        for number, group in enumerate(groups):
-            half, first = number % 2, self._staged[size_class] + number % 2 * _GROUP
-            free[half]()
+        multiplied: list[Callable[[], None]] = []  # what waits for each group
+        for number, start in enumerate(range(0, len(works), _GROUP)):
+            if number >= 2:
+                multiplied[number - 2]()  # which lay where this one goes
             placed = []
-            for index, work in enumerate(group, start=first):
+            for index, work in enumerate(works[start : start + _GROUP], self._slots[size_class] + number % 2 * _GROUP):
                 slot = Slot(size_class, index)
-                self.upload(work.key, work.content(), slot)
+                self._upload(link, work.key, work.content(), slot)
                 placed.append(CardWork(work.key, slot, work.tokens, work.scales))
-            with self._link.computing():
-                rows, sums = self._products(given, placed)
-                total.index_add_(0, rows, sums)
-                free[half] = self._link.done()
-        with self._link.computing():
-            taken = self._link.taken(total)
+            rows, slots, scales = _by_row(placed)
+            with link.computing():
+                rows = link.given(rows)
+                total.index_add_(0, rows, self._sums(layer, given[rows], slots, scales))
+                multiplied.append(link.done())
+        with link.computing():
+            taken = link.taken(total)
         return taken()
+
+    def _sums(self, layer: int, x: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
+        """Queue a product: x [T, hidden] on the card, `slots` and `scales` [T, k] on the host -> [T, hidden]."""
+        return self._kernels.experts(x, self._tables[layer], self._link.given(slots), self._link.given(scales))
+
+    def _upload(self, link: CardLink, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
+        link.upload([(source[where], self._bytes(target, to)) for where, to in self._parts(key)])
 
     def close(self) -> None:
         """See PoolDevice.close."""
@@ -141,22 +140,24 @@ class KernelCard:
         return self._arena[start + where.start : start + where.stop]
 
     def _start(self, slot: Slot) -> int:
-        return self._starts[slot.size_class] + slot.index * self._sizes[slot.size_class]
+        """Where a slot begins; those behind the last of its size are for experts that are sent."""
+        staged = slot.index - self._slots[slot.size_class]
+        if staged >= 0:
+            return int(self._staging) + staged * max(self._sizes)
+        return int(self._starts[slot.size_class]) + slot.index * self._sizes[slot.size_class]
 
-    def _table(self, slabs: LayerSlabs, classes: Sequence[SizeClass], slots: Sequence[int]) -> SlotTable:
+    def _table(self, slabs: LayerSlabs) -> SlotTable:
         """The slots of a layer's size as its kernels see them."""
-        size_class = self._sizes.index(slabs.slot_bytes)
-        gate, up, down = _places(slabs)
-        first = torch.arange(slots[size_class], dtype=torch.int64) * classes[size_class].slot_bytes
-        table = (first + self._starts[size_class])[:, None] + torch.tensor([gate, up, down])
-        down_part = slabs.parts[-1]
+        size_class, down = self._sizes.index(slabs.slot_bytes), slabs.parts[-1]
+        count = self._slots[size_class] + 2 * _GROUP
+        starts = torch.tensor([self._start(Slot(size_class, index)) for index in range(count)])
         return SlotTable(
             arena=self._arena,
-            table=table.to(self._device),
+            table=(starts[:, None] + torch.tensor(_places(slabs))).to(self._device),
             gate_up=slabs.parts[0].type,
-            down=down_part.type,
-            ff=down_part.shape[2],
-            hidden=down_part.shape[1],
+            down=down.type,
+            ff=down.shape[2],
+            hidden=down.shape[1],
         )
 
 
@@ -180,8 +181,12 @@ def _check_served(layer: int, slabs: LayerSlabs, kernels: CardKernels) -> None:
         raise StoreError(f"cards cannot take the experts of layer {layer} as they lie: leave out --devices")
 
 
-def _by_row(rows: Tensor, works: Sequence[CardWork]) -> tuple[Tensor, Tensor]:
-    """Works by row of `rows`: slots int32 and weights f32, [rows, most experts of a row]; -1 where there is none."""
+def _by_row(works: Sequence[CardWork]) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens of works, rising, [rows] int64, and for each of them slots int32 and weights f32 [rows, k].
+
+    k is the most experts that a token goes to; -1 stands where there is none.
+    """
+    rows = torch.unique(torch.cat([work.tokens for work in works]))
     counts = torch.zeros(len(rows), dtype=torch.int64)
     places = []
     for work in works:
@@ -193,4 +198,4 @@ def _by_row(rows: Tensor, works: Sequence[CardWork]) -> tuple[Tensor, Tensor]:
     for work, place in zip(works, places, strict=True):
         slots[place] = work.slot.index
         scales[place] = work.scales
-    return slots, scales
+    return rows, slots, scales

@@ -1,6 +1,6 @@
 """What a user may say about where a model lives."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,4 +26,4 @@ class MemoryOptions:
     ram_budget_bytes: int | None = None
     cards: tuple[CardSpec, ...] = ()
     mirror: Path | None = None
-    context_tokens: int | None = field(default=None, compare=False)
+    context_tokens: int | None = None

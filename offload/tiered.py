@@ -5,7 +5,6 @@ One thread, the caller of `forward`, owns everything here; only reading and copy
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,9 +17,6 @@ from offload.state import ExpertsState, TierState
 from offload.tiers import Tiers
 from offload.token_groups import group_by_expert
 from quant.kernels import ExpertWeights
-
-if TYPE_CHECKING:
-    pass
 
 
 class TieredExperts:
@@ -52,7 +48,6 @@ class TieredExperts:
         self._keys = {
             layer: [(layer, expert) for expert in range(facts.experts)] for layer, facts in tiers.layers.items()
         }
-
 
     @property
     def prefill_tokens(self) -> int | None:
@@ -172,8 +167,6 @@ class TieredExperts:
         seconds, self._token_began = now - self._token_began, now
         used = [(layer, expert) for layer, experts in self._tiers.tally.used.items() for expert in experts]
         self._tiers.pool.end_token(used, seconds)
-
-
 
     def _tier_states(self) -> tuple[TierState, ...]:
         tiers, residency, tally = self._tiers, self._tiers.residency, self._tiers.tally

@@ -16,7 +16,7 @@ from k2lite.rope import Rope
 from k2lite.synth.families import shape_named
 from offload.drive import BLOCK_BYTES
 from offload.kernel_card import KernelCard
-from offload.multiply import CardWork
+from offload.multiply import CardWork, SentWork
 from offload.slabs import LayerSlabs, StackedTensor
 from offload.slots import SizeClass, Slot
 from quant.encode.decode import dequantize
@@ -95,6 +95,28 @@ def test_what_goes_to_a_card_comes_back_while_it_computes(
         card.download((1, expert), Slot(0, (expert * 5) % EXPERTS), back)
         assert np.array_equal(back, expert_in_ram(slabs, expert))
         result(torch.zeros(1, HIDDEN))
+
+
+def test_experts_are_sent_while_others_are_promoted(
+    slabs: LayerSlabs, device: torch.device, kernels: CardKernels
+) -> None:
+    card = card_of(slabs, device, kernels)
+    expected_card = card_of(slabs, torch.device("cpu"), make_card_kernels("reference"))
+    x, chosen = torch.randn(40, HIDDEN, generator=torch.Generator().manual_seed(9)), torch.arange(0, 40, 2)
+    scales = torch.ones(len(chosen))
+    sent = [SentWork((1, e), lambda e=e: expert_in_ram(slabs, e), chosen, scales) for e in range(EXPERTS)]
+    for _ in range(3):
+        found, expected = torch.zeros(x.shape), torch.zeros(x.shape)
+        add_result = card.begin_sent(x, sent)
+        for expert in range(EXPERTS):
+            card.upload((1, expert), expert_in_ram(slabs, expert), Slot(0, (expert * 5) % EXPERTS))
+        add_result(found)
+        works = [CardWork((1, e), Slot(0, (e * 5) % EXPERTS), chosen, scales) for e in range(EXPERTS)]
+        expected_card.begin(x, works)(expected)
+        assert relative_error(found, expected) < ERROR
+        on_card = torch.zeros(x.shape)
+        card.begin(x, works)(on_card)
+        assert relative_error(on_card, expected) < ERROR
 
 
 def attention_weights(c: ModelConfig) -> AttentionWeights:

@@ -18,7 +18,6 @@ from offload.memory_options import CardSpec, MemoryOptions
 from offload.residency import DRIVE
 from quant.errors import RequestError
 from quant.kernels.card import make_card_kernels
-from quant.kernels.card_floats import CardFloats
 from tests.tiny import write_checkpoint
 
 CONTEXT = 256
@@ -45,9 +44,7 @@ def two_cards(monkeypatch: pytest.MonkeyPatch, path: Path) -> int:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free, 2 * free))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "NVIDIA GeForce RTX 4090")
     monkeypatch.setattr(card_devices.PoolCard, "device", torch.device("cpu"))
-    kernels = CardFloats(make_card_kernels("reference"))
-    monkeypatch.setattr("offload.card_devices.card_kernels", lambda: kernels)
-    monkeypatch.setattr("k2lite.card_placement.card_kernels", lambda: kernels)
+    monkeypatch.setattr(card_devices, "block_kernels", lambda: make_card_kernels("reference"))
     return free
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from offload.kernel_card import KernelCard
-from offload.multiply import CardWork
+from offload.multiply import CardWork, SentWork
 from offload.slots import Slot
 from quant.errors import StoreError
 from quant.kernels import ExpertCall
@@ -73,6 +73,33 @@ def test_products_are_those_of_the_processor(k2: TinyModel, card: KernelCard, to
         card.begin(x, works)(found)
         error = (found - before - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt()
         assert error < 2e-2  # the processor rounds activations to eight bits
+
+
+@pytest.mark.parametrize("group", [3, 8])
+def test_experts_without_a_slot_are_sent(
+    k2: TinyModel, card: KernelCard, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Places for those that are sent are used again and again, and hold nobody else's bytes.
+    monkeypatch.setattr("offload.kernel_card._GROUP", group)
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(30, k2.config.hidden_size, generator=generator)
+    for layer in k2.layers:
+        kept = put(k2, card, (layer, 0), SLOTS - 1)
+        works, calls = [], []
+        for expert in range(k2.layout.counts[layer]):
+            chosen = torch.arange(30)[expert % 4 :: 3]
+            scales = torch.rand(len(chosen), generator=generator)
+            content = slot_in_ram(k2, (layer, expert))
+            works.append(SentWork((layer, expert), lambda content=content: content, chosen, scales))
+            weights = k2.model._experts._layers[layer].expert(expert)
+            calls.append(ExpertCall(weights, chosen, scales))
+        found = torch.zeros(x.shape)
+        card.begin_sent(x, works)(found)
+        expected = k2.kernels.experts(x, calls)
+        assert (found - expected).pow(2).mean().sqrt() < 2e-2 * expected.pow(2).mean().sqrt()
+        back = np.full(k2.slabs.layers[layer].slot_bytes, 255, np.uint8)
+        card.download((layer, 0), kept, back)
+        assert np.array_equal(back, slot_in_ram(k2, (layer, 0)))
 
 
 def test_what_cannot_be_multiplied_is_refused(k2: TinyModel) -> None:
