@@ -84,6 +84,7 @@ void short_jobs_beside_busy_neighbours() {
         });
     }
     many_short_jobs(2, 1000);
+    many_short_jobs(70, 60);  // more threads than runs
     stop.store(true);
     for (auto& neighbour : neighbours) neighbour.join();
 }
