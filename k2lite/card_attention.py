@@ -1,5 +1,6 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1) on a card, its cache beside it.
 
+The cache may have 16 bits: what is multiplied with it is rounded to them as well, sums are float32.
 Few tokens attend in latent space, where the cache is read once for all heads; a prompt expands keys and values of some
 heads at a time, which takes fewer operations for each pair of tokens.
 """
@@ -89,11 +90,12 @@ class CardAttention:
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached: Tensor) -> Tensor:
         """In latent space: cached [S, latent + rope] serves all heads. Returns [T, heads, v]."""
         q = torch.cat([self._kernels.linear_heads(q_nope, self._w.k_b), q_rope], -1).transpose(0, 1)
-        scores = (q @ cached.T).mul_(self._scale)
-        tokens, positions = scores.shape[1:]
+        (heads, tokens, _), positions = q.shape, len(cached)
+        scores = _product(q.flatten(0, 1), cached.T).mul_(self._scale).view(heads, tokens, positions)
         if tokens > 1:
             scores.masked_fill_(_future(tokens, positions, scores.device), float("-inf"))
-        latents = scores.softmax(-1) @ cached[:, : self._config.kv_lora_rank]
+        weights = scores.softmax(-1).flatten(0, 1)
+        latents = _product(weights, cached[:, : self._config.kv_lora_rank]).view(heads, tokens, -1)
         return self._kernels.linear_heads(latents.transpose(0, 1), self._w.v_b)
 
     def _expanded(self, q_nope: Tensor, q_rope: Tensor, cached: Tensor) -> Tensor:
@@ -118,6 +120,13 @@ class CardAttention:
         ids = torch.arange(heads.start * rows, heads.stop * rows, device=w.data.device)
         flat = CardTensor(w.type, (w.rows, cols), w.data)
         return self._kernels.rows(flat, ids).view(-1, rows, cols).to(dtype)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a [n, k] f32 @ b [k, m] of any float type -> [n, m] f32."""
+    if b.is_cuda and b.dtype != torch.float32:
+        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
+    return a @ b.float()
 
 
 def _future(tokens: int, positions: int, device: torch.device) -> Tensor:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from k2lite.config import ModelConfig
 from k2lite.home import Home
 from k2lite.layer import HostHead, Layer
@@ -17,6 +19,9 @@ from quant.gguf.gguf_file import GgufFile
 from quant.kernels import Kernels
 from quant.tensor import QuantizedTensor
 
+# Of a cache beside a card's kernels: bfloat16 has float32's range, so that no latent is too large for it.
+CARD_CACHE_TYPE = torch.bfloat16
+
 
 @dataclass(frozen=True)
 class CardPlacement:
@@ -24,6 +29,11 @@ class CardPlacement:
 
     cards: tuple[PoolCard, ...] = ()
     resident_bytes: int = 0
+
+    def layers_in_ram(self, config: ModelConfig) -> int:
+        """Layers that take RAM for their cache: virtual cards' do too."""
+        elsewhere = (card.layers for card in self.cards if card.spec.kind != "virtual")
+        return config.n_layers - sum(layer < config.n_layers for held in elsewhere for layer in held)
 
     def builders(self, config: ModelConfig, kernels: Kernels) -> list[Builder]:
         """Who makes each layer, and the head behind them. Raises UnsupportedError where cards have no kernels."""
@@ -55,11 +65,11 @@ def _resident_bytes(model: ModelBytes, held: Sequence[int]) -> int:
 
 
 def _builder(card: PoolCard, kernels: Kernels) -> Builder:
-    home = Home(card.name, card.device)
     if card.spec.kind == "virtual":
-        return VirtualBuilder(kernels, home)
+        return VirtualBuilder(kernels, Home(card.name, card.device))
     from k2lite.card_weights import CardBuilder  # where no card is, its attention need not be loaded
 
+    home = Home(card.name, card.device, is_card=True, cache_type=CARD_CACHE_TYPE)
     return CardBuilder(home, card_kernels())
 
 

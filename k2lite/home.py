@@ -14,10 +14,16 @@ _HOST = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Home:
-    """A memory and who computes in it. Virtual cards are homes too, on the host's device."""
+    """A memory and who computes in it. Virtual cards are homes too, on the host's device.
+
+    `is_card` says that a card's kernels do it, whatever the device; `cache_type` is how the cache beside its layers
+    keeps numbers.
+    """
 
     name: str
     device: torch.device = _HOST
+    is_card: bool = False
+    cache_type: torch.dtype = torch.float32
 
     def receive(self, x: Tensor) -> Tensor:
         """A copy of `x` here, from wherever it is: between cards that cannot reach each other, by way of the host."""

@@ -99,7 +99,8 @@ def load_weights(
     placement = place(file, config, slabs, memory, on_cards, watched=isinstance(kernels, WeightWatcher))
     builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
-        roomy = total <= _default_budget(config, memory)  # what is watched may be larger, and would push itself out
+        # What is watched may be larger, and would push itself out.
+        roomy = total <= _default_budget(config, memory, on_cards)
         model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards.cards, roomy), builders)
         if roomy:
             # Without cards experts come in the background: an answer can begin before all are there.
@@ -128,7 +129,7 @@ def place(
 
     Weights that are `watched` must not come and go: they are mapped, whatever that costs.
     """
-    budget = _default_budget(config, memory) if memory.ram_budget_bytes is None else memory.ram_budget_bytes
+    budget = _default_budget(config, memory, on_cards) if memory.ram_budget_bytes is None else memory.ram_budget_bytes
     total = sum(info.nbytes for info in file.tensors.values()) - on_cards.resident_bytes
     if total <= budget or watched or not slabs.layers:
         _check_mapped(total, budget, memory)
@@ -148,9 +149,10 @@ def place(
     return Placement(slots, chunk)
 
 
-def _default_budget(config: ModelConfig, memory: MemoryOptions) -> int:
-    """What is free, less the cache that will be made."""
-    return default_budget_bytes(cache_bytes(config, _context_tokens(config, memory)))
+def _default_budget(config: ModelConfig, memory: MemoryOptions, on_cards: CardPlacement) -> int:
+    """What is free, less the cache that will be made there."""
+    layers = on_cards.layers_in_ram(config)
+    return default_budget_bytes(cache_bytes(config, _context_tokens(config, memory), layers))
 
 
 def _context_tokens(config: ModelConfig, memory: MemoryOptions) -> int:

@@ -11,6 +11,7 @@ from k2lite.attention import AttentionWeights
 from k2lite.card_attention import CardAttention, CardAttentionWeights
 from k2lite.config import ModelConfig
 from k2lite.config_json import config_from_json
+from k2lite.home import Home
 from k2lite.kv_cache import KvCache
 from k2lite.rope import Rope
 from k2lite.synth.families import shape_named
@@ -150,7 +151,8 @@ def test_attention(device: torch.device, kernels: CardKernels, tokens: int, befo
     past = torch.randn(before, c.latent_dim, generator=torch.Generator().manual_seed(8))
     updates = []
     for where, made in ((device, kernels), (torch.device("cpu"), make_card_kernels("reference"))):
-        cache = KvCache(c, before + tokens, [where] * c.n_layers)
+        home = Home("card", where, is_card=True, cache_type=torch.bfloat16)
+        cache = KvCache(c, before + tokens, [home] * c.n_layers)
         cache.write(0, past.to(where))
         cache.advance(before)
         attention = CardAttention(CardAttentionWeights.on(where, weights), c, CardFloats(made))

@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 
 from k2lite.card_layer import CardLayer
+from k2lite.card_placement import place_on_cards
+from k2lite.config_gguf import config_from_gguf
 from k2lite.load import LoadedModel, load_model
+from k2lite.model_bytes import model_bytes_of_file
 from k2lite.quantize.options import QuantizeOptions
 from k2lite.quantize.quantize import quantize
 from offload import card_devices
 from offload.dispatch import MeasuredSpeeds
 from offload.machine import CARD_BUFFER_BYTES, CARD_RESERVE
 from offload.memory_options import CardSpec, MemoryOptions
+from offload.placement import place_layers
 from offload.residency import DRIVE
 from quant.errors import RequestError
+from quant.gguf.gguf_file import GgufFile
 from quant.kernels.card import make_card_kernels
 from tests.tiny import write_checkpoint
 
@@ -118,3 +123,20 @@ def test_a_card_that_others_use_is_refused_with_the_numbers(
         load_model(path, memory=MemoryOptions(None, CARDS))
     with pytest.raises(RequestError, match=r"cuda:7: there are 2 cards, 0 to 1"):
         load_model(path, memory=MemoryOptions(None, (CardSpec("cuda", None, 7),)))
+
+
+def test_the_cache_takes_what_was_planned_for_it(two_cards: int, path: Path) -> None:
+    with GgufFile.open(path) as file:
+        config = config_from_gguf(file.metadata)
+        on_cards = place_on_cards(file, config, CARDS, CONTEXT)
+    facts = [card_devices.facts_of(spec) for spec in card_devices.present_cards(CARDS)]
+    planned, _ = place_layers(facts, model_bytes_of_file(path), CONTEXT)
+    loaded = load_model(path, threads=2, memory=MemoryOptions(None, CARDS, context_tokens=CONTEXT))
+    cache = loaded.model.new_cache(CONTEXT)
+    homes = [layer.home for layer in loaded.model._layers]
+    loaded.close()
+    for number, place in enumerate(planned):
+        held = [index for index, home in enumerate(homes) if home.name == f"cuda:{number}"]
+        assert len(held) == place.layers > 0
+        assert sum(cache.layer(index).nbytes for index in held) == place.cache_bytes
+    assert on_cards.layers_in_ram(config) == config.n_layers - len(homes) == 0
