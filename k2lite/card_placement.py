@@ -1,7 +1,7 @@
 """Which parts of a model go to which card: layers first, by contiguous ranges, experts into what is left."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -9,6 +9,7 @@ from k2lite.config import ModelConfig
 from k2lite.home import Home
 from k2lite.layer import HostHead, Layer
 from k2lite.model_bytes import SizedTensor, model_bytes
+from k2lite.recording import CarefulRecorder, recorder_for
 from k2lite.weights import Builder, HostBuilder, TensorSource, WeightReader
 from offload.card_devices import PoolCard, card_kernels, facts_of, present_cards
 from offload.memory_options import CardSpec
@@ -25,10 +26,14 @@ CARD_CACHE_TYPE = torch.bfloat16
 
 @dataclass(frozen=True)
 class CardPlacement:
-    """The cards, what each holds, and how many of the bytes that every token needs lie there rather than in RAM."""
+    """The cards, what each holds, and how many of the bytes that every token needs lie there rather than in RAM.
+
+    `notes` are for the user: what turns out about the cards, as long as they are used.
+    """
 
     cards: tuple[PoolCard, ...] = ()
     resident_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def layers_in_ram(self, config: ModelConfig) -> int:
         """Layers that take RAM for their cache: virtual cards' do too."""
@@ -40,8 +45,19 @@ class CardPlacement:
         builders: list[Builder] = [HostBuilder(kernels)] * (config.n_layers + 1)
         for card in self.cards:
             if card.layers:
-                builders[card.layers.start : card.layers.stop] = [_builder(card, kernels)] * len(card.layers)
+                builder = self._builder(card, config, kernels)
+                builders[card.layers.start : card.layers.stop] = [builder] * len(card.layers)
         return builders
+
+    def _builder(self, card: PoolCard, config: ModelConfig, kernels: Kernels) -> Builder:
+        if card.spec.kind == "virtual":
+            return VirtualBuilder(kernels, Home(card.name, card.device))
+        from k2lite.card_step import CardStep
+        from k2lite.card_weights import CardBuilder  # where no card is, its attention need not be loaded
+
+        home = Home(card.name, card.device, is_card=True, cache_type=CARD_CACHE_TYPE)
+        recorder = CarefulRecorder(card.name, recorder_for(card.device), self.notes.append)
+        return CardBuilder(home, CardStep(card.device, config, recorder), card_kernels())
 
 
 def place_on_cards(
@@ -62,15 +78,6 @@ def _resident_bytes(model: ModelBytes, held: Sequence[int]) -> int:
     """Of the layers `held`, and of the head, which comes behind them."""
     parts = [*(layer.resident for layer in model.layers), model.outer_bytes]
     return sum(parts[part] for part in held)
-
-
-def _builder(card: PoolCard, kernels: Kernels) -> Builder:
-    if card.spec.kind == "virtual":
-        return VirtualBuilder(kernels, Home(card.name, card.device))
-    from k2lite.card_weights import CardBuilder  # where no card is, its attention need not be loaded
-
-    home = Home(card.name, card.device, is_card=True, cache_type=CARD_CACHE_TYPE)
-    return CardBuilder(home, card_kernels())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A GGUF file's weights into a model: mapped where memory holds them all, else with experts read as they are needed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,7 +16,6 @@ from k2lite.model import Model
 from k2lite.sizes import format_bytes
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
-from offload.card_devices import PoolCard
 from offload.experts import Experts, MappedExperts
 from offload.free_memory import default_budget_bytes
 from offload.lookahead import RouterGuess
@@ -101,7 +100,7 @@ def load_weights(
     if placement.slot_bytes is None:
         # What is watched may be larger, and would push itself out.
         roomy = total <= _default_budget(config, memory, on_cards)
-        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards.cards, roomy), builders)
+        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards, roomy), builders)
         if roomy:
             # Without cards experts come in the background: an answer can begin before all are there.
             names = [name for name in file.tensors if memory.cards or not is_expert_tensor(name)]
@@ -189,13 +188,15 @@ def _token_bytes(config: ModelConfig) -> int:
     return _VECTORS_OF_A_TOKEN * 4 * config.hidden_size
 
 
-def _mapped(config: ModelConfig, slabs: SlabMap, cards: Sequence[PoolCard], warm_up: bool) -> MakeExperts:
+def _mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_up: bool) -> MakeExperts:
     """Mapped experts, brought into memory in the background, and with cards if there are some."""
 
     def make(reader: WeightReader, routers: Mapping[int, Choice], kernels: Kernels) -> Experts:
         layers = mapped_layers(reader, routers)
-        if cards:
-            return mapped_experts_with_cards(slabs, config.experts_per_token, kernels, layers, cards)
+        if on_cards.cards:
+            return mapped_experts_with_cards(
+                slabs, config.experts_per_token, kernels, layers, on_cards.cards, on_cards.notes
+            )
         arrays = [tensor.data for layer in layers.values() for tensor in layer.tensors]
         return MappedExperts(layers, kernels, WarmUp(arrays) if warm_up and arrays else None)
 
@@ -220,6 +221,7 @@ def _paged(
             prefill_tokens=placement.chunk_tokens,
             token_bytes=_token_bytes(config),
             short_tokens=ATTENTION_TOKENS,
+            later_notes=on_cards.notes,
         )
 
     return make

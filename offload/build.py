@@ -47,10 +47,12 @@ def paged_experts(
     token_bytes: int = 0,
     short_tokens: int = 0,
     watch: MemoryWatch | None = None,
+    later_notes: Sequence[str] = (),
 ) -> TieredExperts:
     """Experts that are read from the drive into as many slots as the budget allows. Raises StoreError.
 
-    `token_bytes` and `short_tokens` as in TieredExperts, and `watch`, without which the system's memory is watched.
+    `token_bytes`, `short_tokens` and `later_notes` as in TieredExperts, and `watch`, without which the system's memory
+    is watched.
     """
     layout = layout_of(slabs, used_per_token)
     if slot_budget_bytes < layout.smallest_budget_bytes:
@@ -75,6 +77,7 @@ def paged_experts(
         token_bytes=token_bytes,
         short_tokens=short_tokens,
         watch=MemoryWatch() if watch is None else watch,
+        later_notes=later_notes,
     )
 
 
@@ -84,10 +87,12 @@ def mapped_experts_with_cards(
     kernels: Kernels,
     layers: Mapping[int, LayerExperts],
     cards: Sequence[PoolCard],
+    later_notes: Sequence[str] = (),
 ) -> TieredExperts:
-    """Experts that all lie in mapped memory, the hottest of them on cards too."""
+    """Experts that all lie in mapped memory, the hottest of them on cards too. `later_notes` as in TieredExperts."""
     residency = Residency(layout_of(slabs, used_per_token), None, [card.slot_bytes for card in cards])
-    return TieredExperts(_tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards), {})
+    tiers = _tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards)
+    return TieredExperts(tiers, {}, later_notes=later_notes)
 
 
 def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels, cards: Sequence[PoolCard]) -> Tiers:

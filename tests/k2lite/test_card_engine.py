@@ -16,13 +16,13 @@ from k2lite.quantize.options import QuantizeOptions
 from k2lite.quantize.quantize import quantize
 from offload import card_devices
 from offload.dispatch import MeasuredSpeeds
-from offload.machine import CARD_BUFFER_BYTES, CARD_RESERVE
 from offload.memory_options import CardSpec, MemoryOptions
 from offload.placement import place_layers
 from offload.residency import DRIVE
 from quant.errors import RequestError
 from quant.gguf.gguf_file import GgufFile
-from quant.kernels.card import make_card_kernels
+from tests.k2lite.simulated_cards import simulate_cards
+from tests.k2lite.test_recording import BrokenRecorder
 from tests.tiny import write_checkpoint
 
 CONTEXT = 256
@@ -42,15 +42,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def two_cards(monkeypatch: pytest.MonkeyPatch, path: Path) -> int:
     """Two cards that have, besides what is kept free, room for a third of the model each."""
-    usable = path.stat().st_size // 3
-    free = int((CARD_BUFFER_BYTES + usable) / (1 - CARD_RESERVE))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free, 2 * free))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "NVIDIA GeForce RTX 4090")
-    monkeypatch.setattr(card_devices.PoolCard, "device", torch.device("cpu"))
-    monkeypatch.setattr(card_devices, "block_kernels", lambda: make_card_kernels("reference"))
-    return free
+    return simulate_cards(monkeypatch, 2, path.stat().st_size // 3)
 
 
 @pytest.fixture
@@ -140,3 +132,17 @@ def test_the_cache_takes_what_was_planned_for_it(two_cards: int, path: Path) -> 
         assert len(held) == place.layers > 0
         assert sum(cache.layer(index).nbytes for index in held) == place.cache_bytes
     assert on_cards.layers_in_ram(config) == config.n_layers - len(homes) == 0
+
+
+def test_a_failed_recording_is_told_with_the_experts_state(
+    path: Path, monkeypatch: pytest.MonkeyPatch, two_cards: int
+) -> None:
+    monkeypatch.setattr("k2lite.card_placement.recorder_for", lambda device: BrokenRecorder(works=0))
+    loaded = load_model(path, threads=2, memory=MemoryOptions(None, CARDS, context_tokens=64))
+    try:
+        cache = loaded.model.new_cache(64)
+        assert loaded.model.experts_state().notes == ()
+        loaded.model.forward(torch.tensor([5]), cache)
+        assert [note.split()[0] for note in loaded.model.experts_state().notes] == ["cuda:0", "cuda:1"]
+    finally:
+        loaded.close()
