@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quant.errors import StoreError
+from offload.card_errors import card_errors
 
 _HOST = torch.device("cpu")
 
@@ -33,19 +33,12 @@ class Home:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Kernels that are called in this block run here. Raises StoreError for what the card cannot do any more."""
-        try:
+        with card_errors(self.name):
             if self.device.type == "cuda":
                 with torch.cuda.device(self.device):
                     yield
             else:
                 yield
-        except torch.OutOfMemoryError as error:
-            raise StoreError(
-                f"{self.name} has no memory left to compute in: leave it more (smaller --vram-budget, --ctx or prompt)"
-            ) from error
-        except torch.AcceleratorError as error:
-            reason = str(error).splitlines()[0]
-            raise StoreError(f"{self.name} has failed ({reason}): start again without it (--devices)") from error
 
 
 RAM = Home("RAM")

@@ -195,7 +195,13 @@ def _mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_u
         layers = mapped_layers(reader, routers)
         if on_cards.cards:
             return mapped_experts_with_cards(
-                slabs, config.experts_per_token, kernels, layers, on_cards.cards, on_cards.notes
+                slabs,
+                config.experts_per_token,
+                kernels,
+                layers,
+                on_cards.cards,
+                prefill_tokens=_LARGEST_CHUNK_TOKENS,
+                later_notes=on_cards.notes,
             )
         arrays = [tensor.data for layer in layers.values() for tensor in layer.tensors]
         return MappedExperts(layers, kernels, WarmUp(arrays) if warm_up and arrays else None)

@@ -87,12 +87,16 @@ def mapped_experts_with_cards(
     kernels: Kernels,
     layers: Mapping[int, LayerExperts],
     cards: Sequence[PoolCard],
+    prefill_tokens: int | None = None,
     later_notes: Sequence[str] = (),
 ) -> TieredExperts:
-    """Experts that all lie in mapped memory, the hottest of them on cards too. `later_notes` as in TieredExperts."""
+    """Experts that all lie in mapped memory, the hottest of them on cards too.
+
+    `later_notes` as in TieredExperts, and `prefill_tokens` too where experts are sent to cards: once a chunk.
+    """
     residency = Residency(layout_of(slabs, used_per_token), None, [card.slot_bytes for card in cards])
     tiers = _tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards)
-    return TieredExperts(tiers, {}, later_notes=later_notes)
+    return TieredExperts(tiers, {}, prefill_tokens if tiers.pool.sending else None, later_notes=later_notes)
 
 
 def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels, cards: Sequence[PoolCard]) -> Tiers:

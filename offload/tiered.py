@@ -75,6 +75,7 @@ class TieredExperts:
                 groups = group_by_expert(ids, weights)
                 y = self._many.forward(layer, x, [Work((layer, g.expert), g.tokens, g.scales) for g in groups], shared)
         except BaseException:
+            self._many.cancel()
             tiers.release_all()
             tiers.ram.cancel()
             raise
@@ -86,6 +87,7 @@ class TieredExperts:
     def prepare(self, tokens: int) -> None:
         """See Experts.prepare. A long chunk's activations take the place of some experts meanwhile."""
         self._tiers.ram.collect()
+        self._many.prepare(tokens)
         needed = max(0, tokens - self._short_tokens) * self._token_bytes
         if needed != self._chunk_bytes:
             self._chunk_bytes = needed

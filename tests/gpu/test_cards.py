@@ -113,7 +113,7 @@ def test_experts_are_sent_while_others_are_promoted(
     sent = [SentWork((1, e), lambda e=e: expert_in_ram(slabs, e), chosen, scales) for e in range(EXPERTS)]
     for _ in range(3):
         found, expected = torch.zeros(x.shape), torch.zeros(x.shape)
-        add_result = card.begin_sent(x, sent)
+        add_result = card.sending.begin(x, sent)
         for expert in range(EXPERTS):
             card.upload((1, expert), expert_in_ram(slabs, expert), Slot(0, (expert * 5) % EXPERTS))
         add_result(found)

@@ -1,6 +1,8 @@
 """A whole model on cards with kernels of their own, made of the processor's memory: layers, slots, sent experts."""
 
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ from offload.dispatch import MeasuredSpeeds
 from offload.memory_options import CardSpec, MemoryOptions
 from offload.placement import place_layers
 from offload.residency import DRIVE
+from offload.slots import ExpertKey
+from offload.state import Stopped
+from offload.tiers import Tiers
 from quant.errors import RequestError
 from quant.gguf.gguf_file import GgufFile
 from tests.k2lite.simulated_cards import simulate_cards
@@ -69,6 +74,7 @@ def test_a_model_on_two_cards(two_cards: int, path: Path, expected: Tensor, ram_
     loaded = load_model(path, threads=2, memory=MemoryOptions(budget, CARDS, context_tokens=CONTEXT))
     try:
         assert {type(layer) for layer in loaded.model._layers} == {CardLayer}
+        assert loaded.model.prefill_tokens == (4096 if ram_share is None else 512)  # experts are sent once a chunk
         found = [logits(loaded) for _ in range(3)]  # in the later ones experts have come to the cards
         tiers = loaded.model._experts._tiers  # type: ignore[attr-defined]
         assert not any(
@@ -146,3 +152,85 @@ def test_a_failed_recording_is_told_with_the_experts_state(
         assert [note.split()[0] for note in loaded.model.experts_state().notes] == ["cuda:0", "cuda:1"]
     finally:
         loaded.close()
+
+
+class SlowProcessor:
+    """A loaded model on two cards, beside a processor that multiplies next to nothing, with what it sends ahead."""
+
+    def __init__(self, path: Path, ram_share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        budget = None if ram_share is None else int(path.stat().st_size * ram_share)
+        self.loaded = load_model(path, threads=2, memory=MemoryOptions(budget, CARDS, context_tokens=CONTEXT))
+        self.tiers: Tiers = self.loaded.model._experts._tiers  # type: ignore[attr-defined]
+        speeds = self.tiers.speeds.speeds
+        self.tiers.speeds = MeasuredSpeeds(replace(speeds, cpu_bytes_per_s=1e6, cpu_flops=1e6))
+        monkeypatch.setattr(MeasuredSpeeds, "cpu", lambda *_: None)
+        monkeypatch.setattr(MeasuredSpeeds, "arithmetic", lambda *_: None)
+        monkeypatch.setattr("offload.send_ahead._LENDING_TOKENS", 50)
+        self.ahead, self.lent = list[ExpertKey](), list[int]()
+        for sending in self.tiers.pool.sending:
+            monkeypatch.setattr(sending, "end_ahead", self.noting(sending.end_ahead, sending))
+
+    def noting(self, end_ahead, sending):
+        def noted() -> list[ExpertKey]:
+            there = end_ahead()
+            self.ahead += there
+            self.lent.append(len(sending.lent))
+            return there
+
+        return noted
+
+    @property
+    def held(self) -> list[ExpertKey]:
+        residency = self.tiers.residency
+        tables = (residency.ram, *residency.cards)
+        moving = {move.move.key for move in (*self.tiers.pool._under_way, *self.tiers.pool._finished)}
+        return [key for table in tables for key in table if table.is_pinned(key) and key not in moving]
+
+
+@pytest.mark.parametrize("ram_share", [None, 0.6])
+def test_the_next_layers_experts_come_ahead_into_slots_that_are_lent(
+    two_cards: int, path: Path, expected: Tensor, ram_share: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SlowProcessor(path, ram_share, monkeypatch)
+    residency = machine.tiers.residency
+    try:
+        for _ in range(3):
+            assert close_to(logits(machine.loaded), expected)
+            # Tokens came one by one since: the slots are experts' again.
+            assert not any(sending.lent or sending._ahead for sending in machine.tiers.pool.sending)
+            assert not machine.held
+        machine.loaded.model.settle()
+        held = [sum(table.free_slots(c) for c in range(len(table.slots))) + len(table) for table in residency.cards]
+        assert held == [sum(table.slots) for table in residency.cards]
+    finally:
+        machine.loaded.close()
+    assert len(machine.ahead) > 20 and {key[0] for key in machine.ahead} == {2, 3, 4}
+    assert max(machine.lent) > 0
+
+
+def test_a_stopped_prompt_leaves_nothing_on_its_way(
+    two_cards: int, path: Path, expected: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SlowProcessor(path, None, monkeypatch)
+    stop, many = threading.Event(), machine.loaded.model._experts._many  # type: ignore[attr-defined]
+    begin = many._ahead.begin
+
+    def begin_and_stop(layer: int, tokens: int) -> None:
+        begin(layer, tokens)
+        if layer == 2:
+            assert many._ahead._asked
+            stop.set()
+
+    monkeypatch.setattr(many._ahead, "begin", begin_and_stop)
+    try:
+        machine.loaded.model.listen(stop)
+        with pytest.raises(Stopped):
+            logits(machine.loaded)
+        assert not many._ahead._asked and not machine.held
+        assert not any(sending._ahead for sending in machine.tiers.pool.sending)
+        machine.loaded.model.listen(None)
+        stop.clear()
+        monkeypatch.setattr(many._ahead, "begin", begin)
+        assert close_to(logits(machine.loaded), expected)
+    finally:
+        machine.loaded.close()
