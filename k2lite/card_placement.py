@@ -69,7 +69,8 @@ def place_on_cards(
     model = model_bytes(tensors, config, config.name or "")
     places, ranges = place_layers([facts_of(spec) for spec in specs], model, context_tokens)
     cards = (
-        PoolCard(spec, max(0, place.free_bytes), held) for spec, place, held in zip(specs, places, ranges, strict=True)
+        PoolCard(spec, max(0, place.free_bytes), held, place.cache_bytes + place.buffer_bytes)
+        for spec, place, held in zip(specs, places, ranges, strict=True)
     )
     return CardPlacement(tuple(cards), sum(_resident_bytes(model, held) for held in ranges))
 

@@ -25,18 +25,20 @@ class CardBuilder:
 
     def layer(self, reader: WeightReader, index: int) -> CardLayer:
         """See Builder.layer."""
-        try:
-            return self._layer(reader, index)
-        except torch.OutOfMemoryError as error:
-            raise self._full(f"layer {index}") from error
+        with self.home.active():
+            try:
+                return self._layer(reader, index)
+            except torch.OutOfMemoryError as error:
+                raise self._full(f"layer {index}") from error
 
     def head(self, reader: WeightReader) -> CardHead:
         """See Builder.head."""
-        norm = reader.floats("output_norm.weight").to(self.home.device)
-        try:
-            weight = upload(head_weight(reader), self.home.device)
-        except torch.OutOfMemoryError as error:
-            raise self._full("the head") from error
+        with self.home.active():
+            try:
+                norm = reader.floats("output_norm.weight").to(self.home.device)
+                weight = upload(head_weight(reader), self.home.device)
+            except torch.OutOfMemoryError as error:
+                raise self._full("the head") from error
         return CardHead(self.home, weight, norm, reader.config.rms_eps, self.kernels)
 
     def _layer(self, reader: WeightReader, index: int) -> CardLayer:

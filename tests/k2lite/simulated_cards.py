@@ -14,6 +14,7 @@ def simulate_cards(monkeypatch: pytest.MonkeyPatch, count: int, usable_bytes: in
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free, 2 * free))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (8, 9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "NVIDIA GeForce RTX 4090")
     monkeypatch.setattr(card_devices.PoolCard, "device", torch.device("cpu"))
     monkeypatch.setattr(card_devices, "block_kernels", lambda: make_card_kernels("reference"))
