@@ -94,7 +94,7 @@ def load_weights(
     slabs = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
     if memory.cards and not slabs.layers:
         raise RequestError("--devices has no effect: this model has no experts to put there; leave it out")
-    on_cards = place_on_cards(file, config, memory.cards, _context_tokens(config, memory))
+    on_cards = place_on_cards(file.tensors, config, memory.cards, context_in_use(config, memory))
     placement = place(file, config, slabs, memory, on_cards, watched=isinstance(kernels, WeightWatcher))
     builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
@@ -151,10 +151,10 @@ def place(
 def _default_budget(config: ModelConfig, memory: MemoryOptions, on_cards: CardPlacement) -> int:
     """What is free, less the cache that will be made there."""
     layers = on_cards.layers_in_ram(config)
-    return default_budget_bytes(cache_bytes(config, _context_tokens(config, memory), layers))
+    return default_budget_bytes(cache_bytes(config, context_in_use(config, memory), layers))
 
 
-def _context_tokens(config: ModelConfig, memory: MemoryOptions) -> int:
+def context_in_use(config: ModelConfig, memory: MemoryOptions) -> int:
     """Positions that a cache will be made for."""
     return min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
 

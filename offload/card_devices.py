@@ -1,6 +1,6 @@
 """The cards of this machine, or virtual ones: which there are, what they have room for, and the devices of the pool."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,8 @@ from offload.slots import SlotTable
 from quant.errors import RequestError
 from quant.kernels.card import CardKernels, make_card_kernels
 from quant.kernels.card_floats import CardFloats
+from quant.nf4.values import NF4
+from quant.types import BlockType
 
 # Compute capability: bfloat16 products, and copies that the kernels' compiler uses.
 _OLDEST = (8, 0)
@@ -101,9 +103,14 @@ def block_kernels() -> CardKernels:
     return make_card_kernels("triton")
 
 
-def card_kernels() -> CardKernels:
-    """The same for layers, which may have weights that are plain floats too."""
-    return CardFloats(block_kernels())
+def card_kernels(types: Iterable[BlockType] = ()) -> CardKernels:
+    """The same for layers, which may have weights that are plain floats too, and NF4 where that is among `types`."""
+    kernels = CardFloats(block_kernels())
+    if NF4 not in types:
+        return kernels
+    from quant.kernels.card_nf4 import CardNf4  # takes seconds to load
+
+    return CardNf4(kernels)
 
 
 def pool_device(card: PoolCard, table: SlotTable, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:

@@ -126,7 +126,7 @@ def test_a_card_that_others_use_is_refused_with_the_numbers(
 def test_the_cache_takes_what_was_planned_for_it(two_cards: int, path: Path) -> None:
     with GgufFile.open(path) as file:
         config = config_from_gguf(file.metadata)
-        on_cards = place_on_cards(file, config, CARDS, CONTEXT)
+        on_cards = place_on_cards(file.tensors, config, CARDS, CONTEXT)
     facts = [card_devices.facts_of(spec) for spec in card_devices.present_cards(CARDS)]
     planned, _ = place_layers(facts, model_bytes_of_file(path), CONTEXT)
     loaded = load_model(path, threads=2, memory=MemoryOptions(None, CARDS, context_tokens=CONTEXT))

@@ -183,7 +183,7 @@ def test_placement_counts_what_leaves_ram(k2_file: Path) -> None:
             info.nbytes for name, info in file.tensors.items() if "_exps" not in name and name != "token_embd.weight"
         )
         cards = (CardSpec("virtual", 1 << 30),)
-        found = place_on_cards(file, config, cards, CONTEXT)
+        found = place_on_cards(file.tensors, config, cards, CONTEXT)
     assert found.resident_bytes == resident
     assert found.cards[0].layers == range(config.n_layers + 1)
 
