@@ -10,19 +10,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from offload.card_link import CardLink
-from offload.multiply import CardWork, SentWork
+from offload.multiply import CardWork, ExpertBytes, SentWork
 from offload.slots import ExpertKey, Slot
 
 # So many experts are multiplied in one call while as many again are copied.
 GROUP = 8
 STAGED = 2 * GROUP
 
-Content = tuple[ExpertKey, Callable[[], np.ndarray]]  # see SentWork.content
+Content = tuple[ExpertKey, Callable[[], ExpertBytes]]  # see SentWork.content
 
 
 class SlotMemory(Protocol):
@@ -31,8 +30,8 @@ class SlotMemory(Protocol):
     def class_of(self, layer: int) -> int:
         """The size class of a layer's experts."""
 
-    def copy(self, link: CardLink, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
-        """Copy an expert from a slot in RAM; it is there when this returns."""
+    def copy(self, link: CardLink, key: ExpertKey, source: ExpertBytes, target: Slot) -> None:
+        """Copy an expert; it is there when this returns."""
 
     def multiply(self, link: CardLink, x: Tensor, works: Sequence[CardWork], total: Tensor) -> None:
         """Queue the product of x [T, hidden] with experts of one layer; adds it to `total`. Both are on the card."""
@@ -144,7 +143,7 @@ class CardSending:
                 return
             self._ahead[key] = self._copied(key, content)
 
-    def _copied(self, key: ExpertKey, content: Callable[[], np.ndarray]) -> Slot:
+    def _copied(self, key: ExpertKey, content: Callable[[], ExpertBytes]) -> Slot:
         """Copy an expert to a place; returns that."""
         size_class = self._memory.class_of(key[0])
         while (place := self._take(size_class)) is None:

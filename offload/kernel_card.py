@@ -15,7 +15,7 @@ from offload.card_errors import card_errors
 from offload.card_link import CardLink
 from offload.card_sending import STAGED, CardSending
 from offload.drive import BLOCK_BYTES
-from offload.multiply import CardWork
+from offload.multiply import CardWork, ExpertBytes
 from offload.pool import AddResult
 from offload.slabs import LayerSlabs
 from offload.slots import ExpertKey, SizeClass, Slot
@@ -55,6 +55,7 @@ class KernelCard:
         # Promotions are copied in another thread than what is sent: each way has staging of its own.
         self._link = CardLink(device, max(self._sizes))
         self.sending = CardSending(name, self, CardLink(device, max(self._sizes)), self._slots)
+        self._places = {layer: _places(slabs) for layer, slabs in self._layers.items()}
         self._tables = {layer: self._table(slabs) for layer, slabs in self._layers.items()}
 
     def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
@@ -82,10 +83,15 @@ class KernelCard:
         """See SlotMemory.class_of."""
         return self._sizes.index(self._layers[layer].slot_bytes)
 
-    def copy(self, link: CardLink, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
+    def copy(self, link: CardLink, key: ExpertKey, source: ExpertBytes, target: Slot) -> None:
         """See SlotMemory.copy."""
+        if isinstance(source, tuple):
+            places = [slice(start, start + len(part)) for start, part in zip(self._places[key[0]], source, strict=True)]
+            parts = list(zip(source, places, strict=True))
+        else:
+            parts = [(source[where], to) for where, to in self._parts(key)]
         with card_errors(self.name):
-            link.upload([(source[where], self._bytes(target, to)) for where, to in self._parts(key)])
+            link.upload([(part, self._bytes(target, to)) for part, to in parts])
 
     def multiply(self, link: CardLink, x: Tensor, works: Sequence[CardWork], total: Tensor) -> None:
         """See SlotMemory.multiply."""

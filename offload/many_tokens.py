@@ -228,7 +228,7 @@ class ManyTokens:
             if found:
                 results.append(tiers.pool.begin(card, x, self._card_works(found)))
             copied = [
-                SentWork(work.key, tiers.ram.slot_bytes(work.key), work.tokens, work.scales)
+                SentWork(work.key, tiers.ram.content(work.key), work.tokens, work.scales)
                 for work in works
                 if sent.get(work.key) == card
             ]

@@ -58,7 +58,7 @@ class SendAhead:
                 tiers.hold(key)
                 self._asked[key] = card
             if keys:
-                sending.send_ahead([(key, tiers.ram.slot_bytes(key)) for key in keys])
+                sending.send_ahead([(key, tiers.ram.content(key)) for key in keys])
 
     def collect(self) -> dict[ExpertKey, int]:
         """Send no more; who is there, and on which card. Whoever was asked for is held until `release`."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from offload.dispatch import CardSpeeds
-from offload.multiply import CardWork, Multiplier
+from offload.multiply import CardWork, ExpertBytes, Multiplier
 from offload.pool import AddResult, Move
 from offload.reader import ReaderState, Urgency
 from offload.residency import Residency
@@ -66,6 +66,10 @@ class VirtualRam:
     def slot_bytes(self, key: ExpertKey) -> Callable[[], np.ndarray]:
         """See RamTier.slot_bytes. Nobody copies anything."""
         return lambda: np.empty(0, np.uint8)
+
+    def content(self, key: ExpertKey) -> Callable[[], ExpertBytes]:
+        """See RamTier.content."""
+        return self.slot_bytes(key)
 
     def request(
         self, key: ExpertKey, urgency: Urgency, only_over: float | None = None, instead_of: ExpertKey | None = None

@@ -252,3 +252,16 @@ def test_a_card_that_fails_is_named(k2: TinyModel, card: KernelCard, monkeypatch
     monkeypatch.setattr(card._link, "download", fails)
     with pytest.raises(StoreError, match=told):
         card.download((layer, 1), slot, slot_in_ram(k2, (layer, 1)))
+
+
+def test_parts_that_lie_apart_are_copied_as_a_slot_is(k2: TinyModel, card: KernelCard, recwarn: object) -> None:
+    for layer in k2.layers:
+        weights = k2.model._experts._layers[layer].expert(2)
+        parts = (weights.gate.data, weights.up.data, weights.down.data)
+        assert not any(part.flags.writeable for part in parts)  # they are a mapped file's
+        slot = Slot(card.class_of(layer), 1)
+        card.copy(card._link, (layer, 2), parts, slot)
+        back = np.full(k2.slabs.layers[layer].slot_bytes, 255, np.uint8)
+        card.download((layer, 2), slot, back)
+        assert np.array_equal(back, slot_in_ram(k2, (layer, 2)))
+    assert not recwarn.list  # type: ignore[attr-defined]
