@@ -1,6 +1,7 @@
 """Experts in a card's slots and layers on a card, beside the same on the processor."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from k2lite.recording import CallRecorder, GraphRecorder
 from k2lite.rope import Rope
 from k2lite.synth.families import shape_named
 from offload.card_link import CardLink
+from offload.card_sending import GROUP
 from offload.drive import BLOCK_BYTES
 from offload.kernel_card import KernelCard
 from offload.multiply import CardWork, SentWork
@@ -123,6 +125,34 @@ def test_experts_are_sent_while_others_are_promoted(
         on_card = torch.zeros(x.shape)
         card.begin(x, works)(on_card)
         assert relative_error(on_card, expected) < ERROR
+
+
+def test_who_comes_ahead_into_lent_slots_is_multiplied(
+    slabs: LayerSlabs, device: torch.device, kernels: CardKernels
+) -> None:
+    card = card_of(slabs, device, kernels)
+    expected_card = card_of(slabs, torch.device("cpu"), make_card_kernels("reference"))
+    x, chosen = torch.randn(40, HIDDEN, generator=torch.Generator().manual_seed(9)), torch.arange(0, 40, 2)
+    scales, copied = torch.ones(len(chosen)), []
+
+    def content(expert: int) -> np.ndarray:
+        copied.append(expert)
+        return expert_in_ram(slabs, expert)
+
+    works = [SentWork((1, e), partial(content, e), chosen, scales) for e in range(1, EXPERTS)]
+    expected = torch.zeros(x.shape)
+    expected_card.sending.begin(x, works)(expected)
+    card.sending.lend([Slot(0, index) for index in range(4)])
+    for round_number in range(3):
+        copied.clear()
+        card.sending.send_ahead([((1, e), partial(content, e)) for e in range(GROUP)])
+        card.sending._thread.submit(int).result()
+        assert card.sending.end_ahead() == [(1, e) for e in range(GROUP)]
+        found = torch.zeros(x.shape)
+        card.sending.begin(x, works)(found)
+        assert relative_error(found, expected) < ERROR, round_number
+        assert copied == list(range(EXPERTS))  # each once, whoever came ahead
+    assert len(card.sending.take_back()) == 4
 
 
 def small_config() -> ModelConfig:
