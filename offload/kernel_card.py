@@ -69,13 +69,22 @@ class KernelCard:
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin. Products are queued and go on while the processor multiplies something else."""
-        rows, slots, scales = _by_row(works)
+        rows: Tensor | None = None
+        if len(x) == 1:
+            slots = torch.tensor([[work.slot.index for work in works]], dtype=torch.int32)
+            scales = torch.cat([work.scales for work in works])[None]
+        else:
+            rows, slots, scales = _by_row(works)
+            x = x[rows]
         with card_errors(self.name), self._link.computing():
-            taken = self._link.taken(self._sums(works[0].key[0], self._link.given(x[rows]), slots, scales))
+            taken = self._link.taken(self._sums(works[0].key[0], self._link.given(x), slots, scales))
 
         def add_result(y: Tensor) -> None:
             with card_errors(self.name):
-                y.index_add_(0, rows, taken())
+                if rows is None:
+                    y.add_(taken())
+                else:
+                    y.index_add_(0, rows, taken())
 
         return add_result
 
