@@ -17,7 +17,7 @@ test-slow: .venv/.ready-test ## the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 # On a machine with a card, by its own Python: torch for CUDA, triton, numpy, safetensors, gguf and pytest are enough.
-test-gpu: ## the card kernels: tests, then a benchmark with one JSON line for each figure
+test-gpu: ## kernels and layers on a card: tests, then a benchmark with one JSON line for each figure
 	$(PYTHON) -m pytest --confcutdir=tests/gpu tests/gpu
 	$(PYTHON) -m benchmarks.gpu
 

@@ -5,7 +5,8 @@
 Needs torch, triton, numpy, safetensors and gguf alone, and takes a few minutes, most of them for compiling. The first
 line names the device, its driver and all versions. Weights are random bytes, more than 1 GB in turn, so that no cache
 holds what comes next. Times are device times of recorded graphs: the median, with the fastest and the slowest run.
-"of_copy" is the share of the measured copy bandwidth (bytes read and written), "of_matmul" of torch's bfloat16 product.
+"of_copy" is the share of the measured copy bandwidth (bytes read and written), "of_matmul" of torch's bfloat16 product,
+"of_link" of a copy from pinned memory. The engine's own figures are those of a clock on the wall.
 """
 
 import argparse
@@ -20,12 +21,13 @@ import numpy as np
 import torch
 import triton
 
-from benchmarks import gpu_decode, gpu_link, gpu_prefill
+from benchmarks import gpu_decode, gpu_engine, gpu_link, gpu_prefill
 from benchmarks.gpu_timing import timed
 from quant.kernels.triton.kernels import TritonKernels
 
 Figure = dict[str, Any]
 _COPY_BYTES = 2 << 30
+_LINK_BYTES = 256 << 20
 _MATMUL = 8192
 
 # Name -> what yields its figures, given the kernels and the roofs that were measured before.
@@ -37,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[TritonKernels, Figure], Iterator[Figure]]] = {
     "link": gpu_link.link,
     "promotion": gpu_link.promotion,
     "prefill": gpu_prefill.prefill,
+    "engine": gpu_engine.engine,
 }
 
 
@@ -96,11 +99,14 @@ def _roofs() -> Figure:
     copy = timed(partial(torch.empty_like(source).copy_, source))
     a, b = (torch.randn(_MATMUL, _MATMUL, device="cuda").bfloat16() for _ in range(2))
     matmul = timed(partial(torch.matmul, a, b))
+    pinned, target = torch.empty(_LINK_BYTES, dtype=torch.uint8).pin_memory(), source[:_LINK_BYTES]
+    link = timed(partial(target.copy_, pinned, non_blocking=True))
     flop = 2 * _MATMUL**3
     return {
         "copy_bytes_per_s": 2 * _COPY_BYTES / copy.median,
         "copy_least": 2 * _COPY_BYTES / copy.most,
         "copy_most": 2 * _COPY_BYTES / copy.least,
+        "link_bytes_per_s": _LINK_BYTES / link.median,
         "matmul_flop_per_s": flop / matmul.median,
         "matmul_least": flop / matmul.most,
         "matmul_most": flop / matmul.least,

@@ -63,12 +63,12 @@ def kernel_seconds(run: Callable[[], object]) -> dict[str, float]:
     return {event.key: event.self_device_time_total / 1e6 for event in profiler.key_averages()}
 
 
-def random_bytes(block: BlockType, nbytes: int) -> Tensor:
+def random_bytes(block: BlockType, nbytes: int, device: str | torch.device = "cuda") -> Tensor:
     """Blocks of random bytes on the card, with small scales."""
-    data = torch.empty(nbytes, dtype=torch.uint8, device="cuda").random_(0, 256)
+    data = torch.empty(nbytes, dtype=torch.uint8, device=device).random_(0, 256)
     blocks = data[: nbytes // block.block_bytes * block.block_bytes].view(-1, block.block_bytes)
     for offset in HALVES.get(block.name, (0,)):
-        halves = (torch.rand(len(blocks), device="cuda") * 1e-3 + 5e-4).half()
+        halves = (torch.rand(len(blocks), device=device) * 1e-3 + 5e-4).half()
         blocks[:, offset : offset + 2] = halves.view(torch.uint8).view(-1, 2)
     return data
 

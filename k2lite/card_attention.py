@@ -1,5 +1,6 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1) on a card, its cache beside it.
 
+The cache may have 16 bits: what is multiplied with it is rounded to them as well, sums are float32.
 Few tokens attend in latent space, where the cache is read once for all heads; a prompt expands keys and values of some
 heads at a time, which takes fewer operations for each pair of tokens.
 """
@@ -68,15 +69,34 @@ class CardAttention:
 
     def __call__(self, x: Tensor, layer: int, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
         """Attend from norm(`x` [T, hidden] f32) to everything cached and to itself; returns x + that, [T, hidden]."""
-        c, w, kernels = self._config, self._w, self._kernels
+        q_nope, q_rope, latents = self._projected(x, rotations)
+        cached = cache.write(layer, latents)
+        if naive_is_cheaper(len(x), len(cached), self._config):
+            taken = self._expanded(q_nope, q_rope, cached)
+        else:
+            future = _future(len(x), len(cached), x.device) if len(x) > 1 else None
+            taken = self._absorbed(q_nope, q_rope, cached, future)
+        return x + self._kernels.linear(taken.flatten(1), self._w.output)
+
+    def at(self, x: Tensor, position: Tensor, window: Tensor, rotations: tuple[Tensor, Tensor]) -> Tensor:
+        """The same for one token at a position that only the device knows, int64 [1]: this can be recorded.
+
+        `window` [S, latent_dim] are the first positions of the cache. The token's is written; those behind it are not
+        seen, but have to be finite.
+        """
+        q_nope, q_rope, latents = self._projected(x, rotations)
+        window.index_copy_(0, position, latents.to(window.dtype))
+        future = torch.arange(len(window), device=x.device)[None] > position
+        return x + self._kernels.linear(self._absorbed(q_nope, q_rope, window, future).flatten(1), self._w.output)
+
+    def _projected(self, x: Tensor, rotations: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [T, heads, nope] and [T, heads, rope], and what is cached of x, [T, latent_dim]."""
+        c, w = self._config, self._w
         h = rms_norm(x, w.norm, c.rms_eps)
         q_nope, q_rope = self._queries(h).view(len(x), c.n_heads, c.head_dim).split([c.qk_nope_dim, c.qk_rope_dim], -1)
-        latent, k_rope = kernels.linear(h, w.kv_a).split([c.kv_lora_rank, c.qk_rope_dim], -1)
+        latent, k_rope = self._kernels.linear(h, w.kv_a).split([c.kv_lora_rank, c.qk_rope_dim], -1)
         latent = rms_norm(latent, w.kv_a_norm, c.lora_norm_eps)
-        cached = cache.write(layer, torch.cat([latent, rotate(k_rope, rotations)], -1))
-        q_rope = rotate(q_rope, rotations)
-        form = self._expanded if naive_is_cheaper(len(x), len(cached), c) else self._absorbed
-        return x + kernels.linear(form(q_nope, q_rope, cached).flatten(1), w.output)
+        return q_nope, rotate(q_rope, rotations), torch.cat([latent, rotate(k_rope, rotations)], -1)
 
     def _queries(self, h: Tensor) -> Tensor:
         """Queries of all heads, [T, heads * head_dim]."""
@@ -86,14 +106,18 @@ class CardAttention:
         assert self._w.q_a_norm is not None
         return self._kernels.linear(rms_norm(low, self._w.q_a_norm, self._config.lora_norm_eps), self._w.q_b)
 
-    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached: Tensor) -> Tensor:
-        """In latent space: cached [S, latent + rope] serves all heads. Returns [T, heads, v]."""
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached: Tensor, future: Tensor | None) -> Tensor:
+        """In latent space: cached [S, latent + rope] serves all heads, less what is `future` [T, S].
+
+        Returns [T, heads, v].
+        """
         q = torch.cat([self._kernels.linear_heads(q_nope, self._w.k_b), q_rope], -1).transpose(0, 1)
-        scores = (q @ cached.T).mul_(self._scale)
-        tokens, positions = scores.shape[1:]
-        if tokens > 1:
-            scores.masked_fill_(_future(tokens, positions, scores.device), float("-inf"))
-        latents = scores.softmax(-1) @ cached[:, : self._config.kv_lora_rank]
+        (heads, tokens, _), positions = q.shape, len(cached)
+        scores = _product(q.flatten(0, 1), cached.T).mul_(self._scale).view(heads, tokens, positions)
+        if future is not None:
+            scores.masked_fill_(future, float("-inf"))
+        weights = scores.softmax(-1).flatten(0, 1)
+        latents = _product(weights, cached[:, : self._config.kv_lora_rank]).view(heads, tokens, -1)
         return self._kernels.linear_heads(latents.transpose(0, 1), self._w.v_b)
 
     def _expanded(self, q_nope: Tensor, q_rope: Tensor, cached: Tensor) -> Tensor:
@@ -118,6 +142,13 @@ class CardAttention:
         ids = torch.arange(heads.start * rows, heads.stop * rows, device=w.data.device)
         flat = CardTensor(w.type, (w.rows, cols), w.data)
         return self._kernels.rows(flat, ids).view(-1, rows, cols).to(dtype)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a [n, k] f32 @ b [k, m] of any float type -> [n, m] f32."""
+    if b.is_cuda and b.dtype != torch.float32:
+        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
+    return a @ b.float()
 
 
 def _future(tokens: int, positions: int, device: torch.device) -> Tensor:

@@ -1,16 +1,17 @@
 """A decoder layer on a card: attention, router, shared expert and dense block there, experts wherever they are.
 
 What a layer's experts need crosses to the host in one copy, and their sum comes back in one; meanwhile the card has the
-shared expert to do.
+shared expert to do. For one token both parts, in front of the crossing and beside it, are recordings.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from k2lite.card_attention import CardAttention
+from k2lite.card_step import CardStep, PlainRecording, WindowRecording
 from k2lite.config import ModelConfig
 from k2lite.home import Home
 from k2lite.kv_cache import KvCache
@@ -62,27 +63,65 @@ class CardLayer:
     """See DecoderLayer. Either `dense` behind `dense_norm`, or a router and perhaps a shared expert."""
 
     home: Home
+    step: CardStep
     attention: CardAttention
     norm_eps: float
     dense_norm: Tensor | None = None
     dense: CardFeedForward | None = None
     router: CardRouter | None = None
     shared: CardFeedForward | None = None
+    _in_front: WindowRecording = field(default_factory=WindowRecording)
+    _beside: PlainRecording = field(default_factory=PlainRecording)
 
     def forward(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
         """See DecoderLayer.forward."""
         with self.home.active():
-            return self._forward(index, x, cache, rotations, experts)
+            forward = self._one if len(x) == 1 else self._many
+            return forward(index, x, cache, rotations, experts)
 
-    def _forward(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
+    def _one(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
+        """One token, whose stream stays in the buffer of its card from layer to layer."""
+        step = self.step
+        step.begin(x, cache.length, rotations)
+        self._in_front.replay(step.recorder, self._attend, cache, index)
+        if self.router is None:
+            experts.announce(index, step.middle.cpu())
+            self._beside.replay(step.recorder, self._feed_forward)
+            return step.stream
+        crossing = _Crossing(step.packed, step.used, step.arrived)
+        self._beside.replay(step.recorder, self._feed_forward)
+        stream, normed, ids, weights = crossing.arrived()
+        experts.announce(index, stream)
+        return step.stream.add_(experts.forward(index, normed, ids, weights).to(x.device, non_blocking=True))
+
+    def _attend(self, window: Tensor) -> None:
+        """From `step.stream` to what `step.packed` has."""
+        step = self.step
+        x = self.attention.at(step.stream, step.position, window, (step.cosines, step.sines))
+        if self.router is None:
+            step.middle.copy_(x)
+        else:
+            step.packed.copy_(_packed(x, *self.router(x)))
+
+    def _feed_forward(self) -> None:
+        """From `step.packed` to `step.stream`: the dense block, or what there is beside the experts."""
+        step = self.step
+        if self.dense is not None:
+            assert self.dense_norm is not None
+            step.stream.copy_(step.middle + self.dense(rms_norm(step.middle, self.dense_norm, self.norm_eps)))
+        elif self.shared is not None:
+            step.stream.copy_(step.middle + self.shared(step.normed))
+        else:
+            step.stream.copy_(step.middle)
+
+    def _many(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
+        """A chunk of a prompt."""
         x = attend_in_parts(self.attention, x, index, cache, rotations)
         if self.router is None:
             assert self.dense is not None and self.dense_norm is not None
-            if len(x) == 1:
-                experts.announce(index, x.cpu())
             return x + self.dense(rms_norm(x, self.dense_norm, self.norm_eps))
         h, routing = self.router(x)
-        crossing = _Crossing.of(x, h, routing)
+        crossing = _Crossing(_packed(x, h, routing), routing.ids.shape[1])
         if self.shared is not None:
             x = x + self.shared(h)  # queued: the card works while the host waits for what crosses, and multiplies
         stream, normed, ids, weights = crossing.arrived()
@@ -110,23 +149,24 @@ class CardHead:
             return self.kernels.linear(normed, self.weight).cpu()
 
 
+def _packed(x: Tensor, h: Tensor, routing: Routing) -> Tensor:
+    """Stream, norm and routing in one row of floats for each token: experts' numbers are far below 2^24, up to which
+    floats are exact."""
+    return torch.cat([x, h, routing.weights, routing.ids.float()], dim=1)
+
+
 class _Crossing:
-    """The stream, its norm and the routing on their way to the host, as one row of floats for each token."""
+    """Packed rows, for `used` experts each, on their way to the host."""
 
-    def __init__(self, packed: Tensor, hidden: int, used: int, done: "torch.cuda.Event | None") -> None:
-        self._packed, self._hidden, self._used, self._done = packed, hidden, used, done
-
-    @classmethod
-    def of(cls, x: Tensor, h: Tensor, routing: Routing) -> "_Crossing":
-        # Experts' numbers are far below 2^24, up to which floats are exact.
-        packed = torch.cat([x, h, routing.weights, routing.ids.float()], dim=1)
-        if not packed.is_cuda:
-            return cls(packed, x.shape[1], routing.ids.shape[1], None)
-        arrived = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
-        arrived.copy_(packed, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(packed.device))
-        return cls(arrived, x.shape[1], routing.ids.shape[1], done)
+    def __init__(self, packed: Tensor, used: int, into: Tensor | None = None) -> None:
+        """`into` is pinned memory that nobody uses any more, where there is some."""
+        self._used, self._hidden = used, packed.shape[1] // 2 - used
+        self._packed, self._done = packed, None
+        if packed.is_cuda:
+            self._packed = torch.empty(packed.shape, pin_memory=True) if into is None else into
+            self._packed.copy_(packed, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record(torch.cuda.current_stream(packed.device))
 
     def arrived(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Waits; then stream and norm [T, hidden], ids int64 and weights [T, used], on the host."""

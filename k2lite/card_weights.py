@@ -7,6 +7,7 @@ import torch
 
 from k2lite.card_attention import CardAttention, CardAttentionWeights
 from k2lite.card_layer import CardFeedForward, CardHead, CardLayer, CardRouter
+from k2lite.card_step import CardStep
 from k2lite.home import Home
 from k2lite.weights import WeightReader, attention_weights, feed_forward, head_weight, router_weights
 from quant.errors import StoreError, UnsupportedError
@@ -16,25 +17,28 @@ from quant.tensor import QuantizedTensor
 
 @dataclass(frozen=True)
 class CardBuilder:
-    """See Builder. Raises StoreError when the card has no room."""
+    """See Builder. Raises StoreError when the card has no room. `step` is shared by all layers of the card."""
 
     home: Home
+    step: CardStep
     kernels: CardKernels
 
     def layer(self, reader: WeightReader, index: int) -> CardLayer:
         """See Builder.layer."""
-        try:
-            return self._layer(reader, index)
-        except torch.OutOfMemoryError as error:
-            raise self._full(f"layer {index}") from error
+        with self.home.active():
+            try:
+                return self._layer(reader, index)
+            except torch.OutOfMemoryError as error:
+                raise self._full(f"layer {index}") from error
 
     def head(self, reader: WeightReader) -> CardHead:
         """See Builder.head."""
-        norm = reader.floats("output_norm.weight").to(self.home.device)
-        try:
-            weight = upload(head_weight(reader), self.home.device)
-        except torch.OutOfMemoryError as error:
-            raise self._full("the head") from error
+        with self.home.active():
+            try:
+                norm = reader.floats("output_norm.weight").to(self.home.device)
+                weight = upload(head_weight(reader), self.home.device)
+            except torch.OutOfMemoryError as error:
+                raise self._full("the head") from error
         return CardHead(self.home, weight, norm, reader.config.rms_eps, self.kernels)
 
     def _layer(self, reader: WeightReader, index: int) -> CardLayer:
@@ -45,13 +49,13 @@ class CardBuilder:
         norm = reader.floats(f"blk.{index}.ffn_norm.weight").to(device)
         if config.is_dense(index):
             dense = self._feed_forward(reader, index, "")
-            return CardLayer(self.home, attention, config.rms_eps, dense_norm=norm, dense=dense)
+            return CardLayer(self.home, self.step, attention, config.rms_eps, dense_norm=norm, dense=dense)
         shared = None
         if config.n_shared_experts:
             shared = self._feed_forward(reader, index, "_shexp")
         weight, bias = router_weights(reader, index)
         router = CardRouter(norm, weight.to(device), None if bias is None else bias.to(device), config)
-        return CardLayer(self.home, attention, config.rms_eps, router=router, shared=shared)
+        return CardLayer(self.home, self.step, attention, config.rms_eps, router=router, shared=shared)
 
     def _feed_forward(self, reader: WeightReader, index: int, suffix: str) -> CardFeedForward:
         weights = feed_forward(reader, index, suffix)

@@ -13,6 +13,7 @@ from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, EngineOptions
 from k2lite.events import AnswerEvent, EngineInfo, LoadProgress, Request
 from k2lite.generation import Generation
 from k2lite.prefix_cache import PrefixCache
+from offload.card_errors import card_errors
 from quant.closing import Closing
 from quant.errors import EngineError
 
@@ -95,7 +96,8 @@ class LocalEngine:
         self._answering = True
         try:
             chunk_tokens = self._options.prefill_chunk_tokens or loaded.model.prefill_tokens or DEFAULT_CHUNK_TOKENS
-            yield from Generation(loaded, cache, request, stop, chunk_tokens).events()
+            with card_errors("a card"):  # where nobody nearer to it knows which
+                yield from Generation(loaded, cache, request, stop, chunk_tokens).events()
         finally:
             self._answering = False
 

@@ -7,17 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quant.errors import StoreError
+from offload.card_errors import card_errors
 
 _HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Home:
-    """A memory and who computes in it. Virtual cards are homes too, on the host's device."""
+    """A memory and who computes in it. Virtual cards are homes too, on the host's device.
+
+    `is_card` says that a card's kernels do it, whatever the device; `cache_type` is how the cache beside its layers
+    keeps numbers.
+    """
 
     name: str
     device: torch.device = _HOST
+    is_card: bool = False
+    cache_type: torch.dtype = torch.float32
 
     def receive(self, x: Tensor) -> Tensor:
         """A copy of `x` here, from wherever it is: between cards that cannot reach each other, by way of the host."""
@@ -27,19 +33,12 @@ class Home:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Kernels that are called in this block run here. Raises StoreError for what the card cannot do any more."""
-        try:
+        with card_errors(self.name):
             if self.device.type == "cuda":
                 with torch.cuda.device(self.device):
                     yield
             else:
                 yield
-        except torch.OutOfMemoryError as error:
-            raise StoreError(
-                f"{self.name} has no memory left to compute in: leave it more (smaller --vram-budget, --ctx or prompt)"
-            ) from error
-        except torch.AcceleratorError as error:
-            reason = str(error).splitlines()[0]
-            raise StoreError(f"{self.name} has failed ({reason}): start again without it (--devices)") from error
 
 
 RAM = Home("RAM")

@@ -125,5 +125,5 @@ def attend_in_parts(attention: Attend, x: Tensor, index: int, cache: KvCache, ro
             parts.append(attention(part, index, cache, (turned[0], turned[1])))
             cache.advance(len(part))
     finally:
-        cache.truncate(start)  # of this layer only: the chunk is not yet through
+        cache.rewind(start)  # of this layer only: the chunk is not yet through
     return torch.cat(parts)

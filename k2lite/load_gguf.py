@@ -1,6 +1,6 @@
 """A GGUF file's weights into a model: mapped where memory holds them all, else with experts read as they are needed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,7 +16,6 @@ from k2lite.model import Model
 from k2lite.sizes import format_bytes
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
-from offload.card_devices import PoolCard
 from offload.experts import Experts, MappedExperts
 from offload.free_memory import default_budget_bytes
 from offload.lookahead import RouterGuess
@@ -95,12 +94,13 @@ def load_weights(
     slabs = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
     if memory.cards and not slabs.layers:
         raise RequestError("--devices has no effect: this model has no experts to put there; leave it out")
-    on_cards = place_on_cards(file, config, memory.cards, _context_tokens(config, memory))
+    on_cards = place_on_cards(file.tensors, config, memory.cards, context_in_use(config, memory))
     placement = place(file, config, slabs, memory, on_cards, watched=isinstance(kernels, WeightWatcher))
     builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
-        roomy = total <= _default_budget(config, memory)  # what is watched may be larger, and would push itself out
-        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards.cards, roomy), builders)
+        # What is watched may be larger, and would push itself out.
+        roomy = total <= _default_budget(config, memory, on_cards)
+        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards, roomy), builders)
         if roomy:
             # Without cards experts come in the background: an answer can begin before all are there.
             names = [name for name in file.tensors if memory.cards or not is_expert_tensor(name)]
@@ -128,7 +128,7 @@ def place(
 
     Weights that are `watched` must not come and go: they are mapped, whatever that costs.
     """
-    budget = _default_budget(config, memory) if memory.ram_budget_bytes is None else memory.ram_budget_bytes
+    budget = _default_budget(config, memory, on_cards) if memory.ram_budget_bytes is None else memory.ram_budget_bytes
     total = sum(info.nbytes for info in file.tensors.values()) - on_cards.resident_bytes
     if total <= budget or watched or not slabs.layers:
         _check_mapped(total, budget, memory)
@@ -148,12 +148,13 @@ def place(
     return Placement(slots, chunk)
 
 
-def _default_budget(config: ModelConfig, memory: MemoryOptions) -> int:
-    """What is free, less the cache that will be made."""
-    return default_budget_bytes(cache_bytes(config, _context_tokens(config, memory)))
+def _default_budget(config: ModelConfig, memory: MemoryOptions, on_cards: CardPlacement) -> int:
+    """What is free, less the cache that will be made there."""
+    layers = on_cards.layers_in_ram(config)
+    return default_budget_bytes(cache_bytes(config, context_in_use(config, memory), layers))
 
 
-def _context_tokens(config: ModelConfig, memory: MemoryOptions) -> int:
+def context_in_use(config: ModelConfig, memory: MemoryOptions) -> int:
     """Positions that a cache will be made for."""
     return min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
 
@@ -187,13 +188,21 @@ def _token_bytes(config: ModelConfig) -> int:
     return _VECTORS_OF_A_TOKEN * 4 * config.hidden_size
 
 
-def _mapped(config: ModelConfig, slabs: SlabMap, cards: Sequence[PoolCard], warm_up: bool) -> MakeExperts:
+def _mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_up: bool) -> MakeExperts:
     """Mapped experts, brought into memory in the background, and with cards if there are some."""
 
     def make(reader: WeightReader, routers: Mapping[int, Choice], kernels: Kernels) -> Experts:
         layers = mapped_layers(reader, routers)
-        if cards:
-            return mapped_experts_with_cards(slabs, config.experts_per_token, kernels, layers, cards)
+        if on_cards.cards:
+            return mapped_experts_with_cards(
+                slabs,
+                config.experts_per_token,
+                kernels,
+                layers,
+                on_cards.cards,
+                prefill_tokens=_LARGEST_CHUNK_TOKENS,
+                later_notes=on_cards.notes,
+            )
         arrays = [tensor.data for layer in layers.values() for tensor in layer.tensors]
         return MappedExperts(layers, kernels, WarmUp(arrays) if warm_up and arrays else None)
 
@@ -218,6 +227,7 @@ def _paged(
             prefill_tokens=placement.chunk_tokens,
             token_bytes=_token_bytes(config),
             short_tokens=ATTENTION_TOKENS,
+            later_notes=on_cards.notes,
         )
 
     return make

@@ -46,7 +46,7 @@ class Model:
 
     def new_cache(self, capacity: int) -> KvCache:
         """An empty cache for up to `capacity` tokens, each layer's part beside the layer."""
-        return KvCache(self.config, capacity, [layer.home.device for layer in self._layers])
+        return KvCache(self.config, capacity, [layer.home for layer in self._layers])
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, cache: KvCache, *, last_only: bool = True) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from offload.arena import Arena
-from offload.card_devices import PoolCard, pool_device, speeds_of
+from offload.card_devices import PoolCard, fitted, pool_device, speeds_of
+from offload.card_errors import card_errors
 from offload.dispatch import UNKNOWN_MACHINE, MachineSpeeds, MeasuredSpeeds
 from offload.drive import Drive
 from offload.lookahead import RouterGuess
@@ -47,16 +48,19 @@ def paged_experts(
     token_bytes: int = 0,
     short_tokens: int = 0,
     watch: MemoryWatch | None = None,
+    later_notes: Sequence[str] = (),
 ) -> TieredExperts:
     """Experts that are read from the drive into as many slots as the budget allows. Raises StoreError.
 
-    `token_bytes` and `short_tokens` as in TieredExperts, and `watch`, without which the system's memory is watched.
+    `token_bytes`, `short_tokens` and `later_notes` as in TieredExperts, and `watch`, without which the system's memory
+    is watched.
     """
     layout = layout_of(slabs, used_per_token)
     if slot_budget_bytes < layout.smallest_budget_bytes:
         raise StoreError(
             f"{slot_budget_bytes} bytes for experts are too few: one of each size takes {layout.smallest_budget_bytes}"
         )
+    cards, card_notes = _fitted(cards)
     residency = Residency(layout, slot_budget_bytes, [card.slot_bytes for card in cards])
     with ExitStack() as stack:
         drives = [stack.enter_context(Drive(slabs.paths))]
@@ -65,7 +69,7 @@ def paged_experts(
         arena = Arena(residency.ram.classes, residency.ram.slots)
         reader = stack.enter_context(DriveReader(drives))
         ram = PagedTier(slabs, residency, arena, reader, stack.pop_all())
-    notes = tuple(note for drive in drives for note in drive.notes)
+    notes = (*card_notes, *(note for drive in drives for note in drive.notes))
     tiers = _tiers(slabs, residency, ram, kernels, cards)
     return TieredExperts(
         tiers,
@@ -75,6 +79,7 @@ def paged_experts(
         token_bytes=token_bytes,
         short_tokens=short_tokens,
         watch=MemoryWatch() if watch is None else watch,
+        later_notes=later_notes,
     )
 
 
@@ -84,10 +89,24 @@ def mapped_experts_with_cards(
     kernels: Kernels,
     layers: Mapping[int, LayerExperts],
     cards: Sequence[PoolCard],
+    prefill_tokens: int | None = None,
+    later_notes: Sequence[str] = (),
 ) -> TieredExperts:
-    """Experts that all lie in mapped memory, the hottest of them on cards too."""
+    """Experts that all lie in mapped memory, the hottest of them on cards too.
+
+    `later_notes` as in TieredExperts, and `prefill_tokens` too where experts are sent to cards: once a chunk.
+    """
+    cards, notes = _fitted(cards)
     residency = Residency(layout_of(slabs, used_per_token), None, [card.slot_bytes for card in cards])
-    return TieredExperts(_tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards), {})
+    tiers = _tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards)
+    chunk = prefill_tokens if tiers.pool.sending else None
+    return TieredExperts(tiers, {}, chunk, notes, later_notes=later_notes)
+
+
+def _fitted(cards: Sequence[PoolCard]) -> tuple[list[PoolCard], tuple[str, ...]]:
+    """The cards with as many slots as they have room for by now, and what the user should know about it."""
+    found = [fitted(card) for card in cards]
+    return [card for card, _ in found], tuple(note for _, note in found if note is not None)
 
 
 def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels, cards: Sequence[PoolCard]) -> Tiers:
@@ -124,4 +143,5 @@ def _device(number: int, card: PoolCard, residency: Residency, slabs: SlabMap, m
             f"card {number} has {card.spec.capacity_bytes} bytes, but one expert of each size takes "
             f"{residency.layout.smallest_budget_bytes}: give it more (--devices, --vram-budget) or leave it out"
         )
-    return pool_device(card, table, slabs, multiplier)
+    with card_errors(card.name):
+        return pool_device(card, table, slabs, multiplier)

@@ -1,10 +1,11 @@
 """The cards of this machine, or virtual ones: which there are, what they have room for, and the devices of the pool."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from offload.card_errors import card_errors
 from offload.cards import card_named, unnamed_card
 from offload.dispatch import CardSpeeds
 from offload.kernel_card import KernelCard
@@ -17,6 +18,11 @@ from offload.slots import SlotTable
 from quant.errors import RequestError
 from quant.kernels.card import CardKernels, make_card_kernels
 from quant.kernels.card_floats import CardFloats
+from quant.nf4.values import NF4
+from quant.types import BlockType
+
+# Compute capability: bfloat16 products, and copies that the kernels' compiler uses.
+_OLDEST = (8, 0)
 
 # A virtual card is memory like any other: its link is a copy within RAM.
 _VIRTUAL = Card("virtual", 0, read_bytes_per_s=30e9, link_bytes_per_s=10e9, flops=300e9, is_virtual=True)
@@ -24,11 +30,15 @@ _VIRTUAL = Card("virtual", 0, read_bytes_per_s=30e9, link_bytes_per_s=10e9, flop
 
 @dataclass(frozen=True)
 class PoolCard:
-    """A card of the pool: `slot_bytes` of it are for experts, and `layers` have their home there."""
+    """A card of the pool: `slot_bytes` of it are for experts, and `layers` have their home there.
+
+    `kept_bytes` of it are for what is made after the slots: buffers and the cache.
+    """
 
     spec: CardSpec
     slot_bytes: int
     layers: range = range(0)
+    kept_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -70,14 +80,37 @@ def speeds_of(spec: CardSpec) -> CardSpeeds:
     return CardSpeeds(card.read_bytes_per_s, card.link_bytes_per_s, card.flops)
 
 
+def fitted(card: PoolCard) -> tuple[PoolCard, str | None]:
+    """A card whose layers lie there, with fewer slots where it has less memory left than was planned for them.
+
+    Somebody else may have begun to use it meanwhile. Then there is a note for the user, too.
+    """
+    if card.spec.kind == "virtual":
+        return card, None
+    assert card.spec.number is not None
+    with card_errors(card.name):
+        free_bytes, _ = torch.cuda.mem_get_info(card.spec.number)
+    left = max(0, free_bytes - card.kept_bytes)
+    if left >= card.slot_bytes:
+        return card, None
+    missing = card.slot_bytes - left
+    note = f"{card.name} has {missing / 1e9:.2f} GB less than when its experts were planned: it gets fewer of them"
+    return replace(card, slot_bytes=left), note
+
+
 def block_kernels() -> CardKernels:
     """The kernels of real cards, for experts. Raises UnsupportedError where they cannot be had."""
     return make_card_kernels("triton")
 
 
-def card_kernels() -> CardKernels:
-    """The same for layers, which may have weights that are plain floats too."""
-    return CardFloats(block_kernels())
+def card_kernels(types: Iterable[BlockType] = ()) -> CardKernels:
+    """The same for layers, which may have weights that are plain floats too, and NF4 where that is among `types`."""
+    kernels = CardFloats(block_kernels())
+    if NF4 not in types:
+        return kernels
+    from quant.kernels.card_nf4 import CardNf4  # takes seconds to load
+
+    return CardNf4(kernels)
 
 
 def pool_device(card: PoolCard, table: SlotTable, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:
@@ -101,21 +134,40 @@ _DEVICES: dict[str, Callable[[PoolCard, SlotTable, SlabMap, Multiplier], PoolDev
 
 def _cuda_cards(spec: CardSpec) -> list[CardSpec]:
     if not torch.cuda.is_available():
-        why = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no CUDA card"
+        why = (
+            "this torch was built without CUDA"
+            if torch.version.cuda is None
+            else "torch finds no CUDA card (CUDA_VISIBLE_DEVICES may hide it)"
+        )
         raise RequestError(f"--devices cuda: {why}; see k2lite doctor, or leave it out")
     count = torch.cuda.device_count()
-    numbers = range(count) if spec.number is None else [spec.number]
+    numbers = list(range(count)) if spec.number is None else [spec.number]
     if spec.number is not None and spec.number >= count:
         raise RequestError(
             f"--devices cuda:{spec.number}: there are {count} cards, 0 to {count - 1} "
             "(CUDA_VISIBLE_DEVICES may hide some)"
         )
+    for number in numbers:
+        _check_generation(number)
     return [_with_room(spec, number) for number in numbers]
+
+
+def _check_generation(number: int) -> None:
+    """Raises RequestError for a card that the kernels are not made for."""
+    with card_errors(f"cuda:{number}"):
+        generation = torch.cuda.get_device_capability(number)
+    if generation < _OLDEST:
+        have, need = (".".join(map(str, version)) for version in (generation, _OLDEST))
+        raise RequestError(
+            f"cuda:{number} has compute capability {have}, but {need} is needed (RTX 30 and newer): "
+            "leave the card out (--devices)"
+        )
 
 
 def _with_room(spec: CardSpec, number: int) -> CardSpec:
     """Somebody else, a desktop for one, may be using a part of the card. Raises RequestError when too much of it."""
-    free_bytes, total_bytes = torch.cuda.mem_get_info(number)
+    with card_errors(f"cuda:{number}"):
+        free_bytes, total_bytes = torch.cuda.mem_get_info(number)
     capacity = free_bytes if spec.capacity_bytes is None else min(spec.capacity_bytes, free_bytes)
     if capacity * (1 - CARD_RESERVE) <= CARD_BUFFER_BYTES:
         raise RequestError(

@@ -3,6 +3,7 @@
 On a device that is host memory every copy is done when it was asked for.
 """
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,7 +30,7 @@ class CardLink:
 
     def upload(self, parts: Sequence[tuple[np.ndarray, Tensor]]) -> None:
         """Copy arrays to places on the device, in small pieces. They are there when this returns."""
-        pieces = ((torch.from_numpy(source), target) for source, target in parts)
+        pieces = ((_tensor(source), target) for source, target in parts)
         self._copy(pieces, to_card=True)
 
     def download(self, parts: Sequence[tuple[Tensor, np.ndarray]]) -> None:
@@ -102,3 +103,11 @@ class CardLink:
                 event.record()
                 pending[number % 2] = event
             self._background.synchronize()
+
+
+def _tensor(source: np.ndarray) -> Tensor:
+    """The memory of an array, uint8, as a tensor, valid as long as the array is. torch warns of memory that cannot be
+    written, as a mapped file's, though nobody means to."""
+    if source.flags.writeable:
+        return torch.from_numpy(source)
+    return torch.frombuffer((ctypes.c_uint8 * source.nbytes).from_address(source.ctypes.data), dtype=torch.uint8)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from offload.lookahead import LookAhead
-from offload.multiply import RowSum
+from offload.multiply import CardWork, RowSum
+from offload.pool import AddResult
 from offload.reader import Urgency
 from offload.residency import DRIVE, RAM
 from offload.slots import ExpertKey
@@ -15,6 +16,7 @@ from offload.tiers import Tiers
 from quant.kernels import ExpertWeights
 
 Row = tuple[int, ExpertKey]  # of the sum, and the expert that it is of
+_ONE = torch.zeros(1, dtype=torch.int64)  # the only token's number
 
 
 class FewTokens:
@@ -22,6 +24,7 @@ class FewTokens:
 
     def __init__(self, tiers: Tiers, look_ahead: LookAhead) -> None:
         self._tiers, self._look_ahead = tiers, look_ahead
+        self._elsewhere = {card for card, device in enumerate(tiers.pool.devices) if not device.is_exact}
 
     def forward(
         self, layer: int, x: Tensor, ids: Sequence[int], weights: Tensor, shared: ExpertWeights | None
@@ -32,17 +35,55 @@ class FewTokens:
         """
         tiers = self._tiers
         tiers.ram.collect()
-        sums = RowSum(x, weights if shared is None else torch.cat((weights, torch.ones(1))))
         here: list[Row] = []
         backlog: deque[Row] = deque()
+        elsewhere: dict[int, list[Row]] = {}
         for row, expert in enumerate(ids):
             key = (layer, expert)
             tiers.residency.use(key)
-            if tiers.residency.place(key) == DRIVE:
+            place = tiers.residency.place(key)
+            if place == DRIVE:
                 backlog.append((row, key))
+            elif place in self._elsewhere:
+                elsewhere.setdefault(place, []).append((row, key))
             else:
                 tiers.hold(key)
                 here.append((row, key))
+        results = [self._begin(card, x, weights, rows) for card, rows in elsewhere.items()]
+        y = torch.zeros(x.shape)
+        if here or backlog or shared is not None:
+            y = self._one_by_one(layer, x, weights, ids, here, backlog, shared)
+        else:
+            self._look_ahead.asked(layer, ids)
+            self._look_ahead.guess(layer)
+        for add_result in results:
+            add_result(y)
+        return y
+
+    def _begin(self, card: int, x: Tensor, weights: Tensor, rows: Sequence[Row]) -> AddResult:
+        """Have a card whose sums have bits of their own multiply the experts that it has.
+
+        Nobody leaves it before the token has passed, so they need not be held.
+        """
+        tiers = self._tiers
+        scales = weights.split(1)
+        works = [CardWork(key, tiers.residency.slot(key), _ONE, scales[row]) for row, key in rows]
+        tiers.tally.cards[card].add(len(rows), len(rows) * tiers.layers[works[0].key[0]].expert_bytes)
+        return tiers.pool.begin(card, x, works)
+
+    def _one_by_one(
+        self,
+        layer: int,
+        x: Tensor,
+        weights: Tensor,
+        ids: Sequence[int],
+        here: Sequence[Row],
+        backlog: deque[Row],
+        shared: ExpertWeights | None,
+    ) -> Tensor:
+        """The sum of those that are `here`, in RAM or on a card like it, of those that are read, and of `shared`."""
+        tiers = self._tiers
+        sums = RowSum(x, weights if shared is None else torch.cat((weights, torch.ones(1))))
         awaited = self._demand(backlog)
         self._look_ahead.asked(layer, ids)
         self._look_ahead.guess(layer)

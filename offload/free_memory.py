@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 # Of the free memory: the system keeps the rest. Past that cliff a "hit" is a page fault, and slower than a read.
 LARGEST_SHARE = 7 / 8
 # What is left for this process itself beside budget and cache; what it really takes stands in docs/offloading.md. Where
@@ -47,6 +45,8 @@ class FreeMemory:
 
 def memory_left(own: Path = _OWN, root: Path = _ROOT) -> FreeMemory:
     """Where it is tightest: the machine, or a control group."""
+    import psutil  # only here: benchmarks on a bare machine do without
+
     machine = psutil.virtual_memory()
     found = [(machine.available, machine.total)]
     found += [(group.free_bytes, group.limit_bytes) for group in group_limits(own, root)]
@@ -61,6 +61,8 @@ def free_memory_bytes(own: Path = _OWN, root: Path = _ROOT) -> int:
 
 def default_budget_bytes(cache_bytes: int = 0, own: Path = _OWN, root: Path = _ROOT) -> int:
     """What experts and all other weights may take when nobody says otherwise. `cache_bytes` are for the KV cache."""
+    import psutil
+
     available = _available_bytes()
     budgets = [min(int(available * LARGEST_SHARE), available - OWN_RESERVE_BYTES - cache_bytes)]
     process = psutil.Process().memory_info()
@@ -106,6 +108,8 @@ def limit_of(folder: Path) -> GroupLimit | None:
 
 
 def _available_bytes() -> int:
+    import psutil
+
     available: int = psutil.virtual_memory().available
     return available
 

@@ -5,30 +5,28 @@ for. A slot of a card is as large as one in RAM, but its matrices begin at fixed
 written once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from offload.card_errors import card_errors
 from offload.card_link import CardLink
+from offload.card_sending import STAGED, CardSending
 from offload.drive import BLOCK_BYTES
-from offload.multiply import CardWork, SentWork
+from offload.multiply import CardWork, ExpertBytes
 from offload.pool import AddResult
 from offload.slabs import LayerSlabs
 from offload.slots import ExpertKey, SizeClass, Slot
 from quant.errors import StoreError
 from quant.kernels.card import ALIGNMENT, CardKernels, SlotTable
 
-# Experts that are sent to a card: so many are multiplied in one call while as many again are copied.
-_GROUP = 8
-
 
 class KernelCard:
     """A PoolDevice. Owns its arena; results of its kernels have bits of their own."""
 
-    is_exact, takes_experts = False, True
+    is_exact = False
 
     def __init__(
         self,
@@ -43,8 +41,8 @@ class KernelCard:
         self.name = name
         self._layers, self._kernels, self._device = dict(layers), kernels, device
         self._slots, self._sizes = tuple(slots), [c.slot_bytes for c in classes]
-        # Behind the slots, room for experts that are sent, whatever their size: half is filled, half is multiplied.
-        staged_bytes = 2 * _GROUP * max(self._sizes)
+        # Behind the slots, room for experts that are sent, whatever their size.
+        staged_bytes = STAGED * max(self._sizes)
         *self._starts, self._staging = np.cumsum([0, *(c.slot_bytes * n for c, n in zip(classes, slots, strict=True))])
         nbytes = int(self._staging) + staged_bytes
         for layer, slabs in self._layers.items():
@@ -55,74 +53,69 @@ class KernelCard:
             raise StoreError(f"{name} has no {nbytes / 1e9:.2f} GB left: give it less (--vram-budget)") from error
         self._arena = arena[-arena.data_ptr() % ALIGNMENT :][:nbytes]
         # Promotions are copied in another thread than what is sent: each way has staging of its own.
-        self._link, self._sending = CardLink(device, max(self._sizes)), CardLink(device, max(self._sizes))
-        self._sender = ThreadPoolExecutor(1, f"k2lite-send-{name}")
+        self._link = CardLink(device, max(self._sizes))
+        self.sending = CardSending(name, self, CardLink(device, max(self._sizes)), self._slots)
+        self._places = {layer: _places(slabs) for layer, slabs in self._layers.items()}
         self._tables = {layer: self._table(slabs) for layer, slabs in self._layers.items()}
 
     def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         """See PoolDevice.upload."""
-        self._upload(self._link, key, source, target)
+        self.copy(self._link, key, source, target)
 
     def download(self, key: ExpertKey, source: Slot, target: np.ndarray) -> None:
         """See PoolDevice.download."""
-        self._link.download([(self._bytes(source, where), target[to]) for to, where in self._parts(key)])
+        with card_errors(self.name):
+            self._link.download([(self._bytes(source, where), target[to]) for to, where in self._parts(key)])
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin. Products are queued and go on while the processor multiplies something else."""
+        rows: Tensor | None = None
+        if len(x) == 1:
+            slots = torch.tensor([[work.slot.index for work in works]], dtype=torch.int32)
+            scales = torch.cat([work.scales for work in works])[None]
+        else:
+            rows, slots, scales = _by_row(works)
+            x = x[rows]
+        with card_errors(self.name), self._link.computing():
+            taken = self._link.taken(self._sums(works[0].key[0], self._link.given(x), slots, scales))
+
+        def add_result(y: Tensor) -> None:
+            with card_errors(self.name):
+                if rows is None:
+                    y.add_(taken())
+                else:
+                    y.index_add_(0, rows, taken())
+
+        return add_result
+
+    def class_of(self, layer: int) -> int:
+        """See SlotMemory.class_of."""
+        return self._sizes.index(self._layers[layer].slot_bytes)
+
+    def copy(self, link: CardLink, key: ExpertKey, source: ExpertBytes, target: Slot) -> None:
+        """See SlotMemory.copy."""
+        if isinstance(source, tuple):
+            places = [slice(start, start + len(part)) for start, part in zip(self._places[key[0]], source, strict=True)]
+            parts = list(zip(source, places, strict=True))
+        else:
+            parts = [(source[where], to) for where, to in self._parts(key)]
+        with card_errors(self.name):
+            link.upload([(part, self._bytes(target, to)) for part, to in parts])
+
+    def multiply(self, link: CardLink, x: Tensor, works: Sequence[CardWork], total: Tensor) -> None:
+        """See SlotMemory.multiply."""
         rows, slots, scales = _by_row(works)
-        with self._link.computing():
-            taken = self._link.taken(self._sums(works[0].key[0], self._link.given(x[rows]), slots, scales))
-
-        def add_result(y: Tensor) -> None:
-            y.index_add_(0, rows, taken())
-
-        return add_result
-
-    def begin_sent(self, x: Tensor, works: Sequence[SentWork]) -> AddResult:
-        """See PoolDevice.begin_sent. In a thread of its own: some experts are copied while others are multiplied."""
-        sum_of_sent = self._sender.submit(self._send, x, works)
-
-        def add_result(y: Tensor) -> None:
-            y += sum_of_sent.result()
-
-        return add_result
-
-    @torch.inference_mode()
-    def _send(self, x: Tensor, works: Sequence[SentWork]) -> Tensor:
-        """The sum over all works, of one layer, [T, hidden] on the host."""
-        link, layer = self._sending, works[0].key[0]
-        size_class = self._sizes.index(self._layers[layer].slot_bytes)
-        with link.computing():
-            given = link.given(x)
-            total = torch.zeros_like(given)
-        multiplied: list[Callable[[], None]] = []  # what waits for each group
-        for number, start in enumerate(range(0, len(works), _GROUP)):
-            if number >= 2:
-                multiplied[number - 2]()  # which lay where this one goes
-            placed = []
-            for index, work in enumerate(works[start : start + _GROUP], self._slots[size_class] + number % 2 * _GROUP):
-                slot = Slot(size_class, index)
-                self._upload(link, work.key, work.content(), slot)
-                placed.append(CardWork(work.key, slot, work.tokens, work.scales))
-            rows, slots, scales = _by_row(placed)
-            with link.computing():
-                rows = link.given(rows)
-                total.index_add_(0, rows, self._sums(layer, given[rows], slots, scales))
-                multiplied.append(link.done())
-        with link.computing():
-            taken = link.taken(total)
-        return taken()
+        with card_errors(self.name):
+            rows = link.given(rows)
+            total.index_add_(0, rows, self._sums(works[0].key[0], x[rows], slots, scales))
 
     def _sums(self, layer: int, x: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
         """Queue a product: x [T, hidden] on the card, `slots` and `scales` [T, k] on the host -> [T, hidden]."""
         return self._kernels.experts(x, self._tables[layer], self._link.given(slots), self._link.given(scales))
 
-    def _upload(self, link: CardLink, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
-        link.upload([(source[where], self._bytes(target, to)) for where, to in self._parts(key)])
-
     def close(self) -> None:
         """See PoolDevice.close."""
-        self._sender.shutdown(cancel_futures=True)
+        self.sending.close()
         self._tables = {}
         self._arena = torch.empty(0, dtype=torch.uint8)
 
@@ -149,7 +142,7 @@ class KernelCard:
     def _table(self, slabs: LayerSlabs) -> SlotTable:
         """The slots of a layer's size as its kernels see them."""
         size_class, down = self._sizes.index(slabs.slot_bytes), slabs.parts[-1]
-        count = self._slots[size_class] + 2 * _GROUP
+        count = self._slots[size_class] + STAGED
         starts = torch.tensor([self._start(Slot(size_class, index)) for index in range(count)])
         return SlotTable(
             arena=self._arena,

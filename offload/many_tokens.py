@@ -8,7 +8,7 @@ layers too. Each expert that is missing is read once in a chunk, and none leaves
 import heapq
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -20,6 +20,7 @@ from offload.multiply import CardWork, SentWork
 from offload.pool import AddResult
 from offload.reader import Urgency
 from offload.residency import DRIVE, RAM
+from offload.send_ahead import SendAhead
 from offload.slots import ExpertKey
 from offload.tiers import Tiers
 from quant.kernels import ExpertCall, ExpertWeights
@@ -49,9 +50,20 @@ class ManyTokens:
         self._tiers = tiers
         layers = sorted(tiers.layers)
         self._first = layers[0]
+        self._ahead = SendAhead(tiers)
         self._next = dict(pairwise(layers))
         # Experts that this pass has done with, the lowest first, by size class: who makes room for the next.
         self._passed: dict[int, list[tuple[float, ExpertKey]]] = {}
+
+    def prepare(self, tokens: int) -> None:
+        """See SendAhead.prepare."""
+        self._ahead.prepare(tokens)
+
+    def cancel(self) -> None:
+        """Nobody waits for the sums of this pass any more: end what is on its way to the cards."""
+        self._ahead.cancel()
+        for sending in self._tiers.pool.sending:
+            sending.give_up()
 
     def forward(self, layer: int, x: Tensor, works: Sequence[Work], shared: ExpertWeights | None) -> Tensor:
         """x [T, hidden] f32 -> [T, hidden] f32: the sum in the order of `works`, which is rising, then `shared`.
@@ -64,6 +76,7 @@ class ManyTokens:
         tiers.ram.collect()
         y = torch.zeros(x.shape)
         elsewhere, others = self._begin_elsewhere(layer, x, works)
+        self._ahead.begin(layer, len(x))
         order = deque(work for work in works if work.key not in elsewhere)
         missing = deque(work.key for work in order if tiers.residency.place(work.key) == DRIVE)
         absent = set(missing)
@@ -167,6 +180,8 @@ class ManyTokens:
     def _give_up_last(self, order: deque[Work], missing: deque[ExpertKey], absent: set[ExpertKey]) -> None:
         """Every slot is held by experts whose turn comes later: the last of them goes and comes back."""
         tiers = self._tiers
+        if self._ahead.cancel():
+            return
         for work in reversed(order):
             if work.key not in absent and tiers.residency.place(work.key) == RAM:
                 tiers.release([work.key])
@@ -204,15 +219,16 @@ class ManyTokens:
         tiers, results = self._tiers, []
         places = {work.key: tiers.residency.place(work.key) for work in works}
         here = {key: place for key, place in places.items() if self._is_elsewhere(place)}
-        sent = self._worth_sending(layer, works)
+        sent = self._worth_sending(layer, works, self._ahead.collect())
         for key in (*here, *sent):
             tiers.hold(key)
+        self._ahead.release(sent.values())
         for card in sorted({*here.values(), *sent.values()}):
             found = [work for work in works if here.get(work.key) == card]
             if found:
                 results.append(tiers.pool.begin(card, x, self._card_works(found)))
             copied = [
-                SentWork(work.key, tiers.ram.slot_bytes(work.key), work.tokens, work.scales)
+                SentWork(work.key, tiers.ram.content(work.key), work.tokens, work.scales)
                 for work in works
                 if sent.get(work.key) == card
             ]
@@ -222,19 +238,26 @@ class ManyTokens:
             tiers.tally.cards[card].add(count, count * tiers.layers[layer].expert_bytes)
         return here | sent, results
 
-    def _worth_sending(self, layer: int, works: Sequence[Work]) -> dict[ExpertKey, int]:
-        """Experts in RAM that a card would have multiplied before the CPU, the copy counted, and which card."""
+    def _worth_sending(
+        self, layer: int, works: Sequence[Work], ahead: Mapping[ExpertKey, int]
+    ) -> dict[ExpertKey, int]:
+        """Experts in RAM that a card would have multiplied before the CPU, the copy counted, and which card.
+
+        Those that came `ahead` are on a card as good as any.
+        """
         tiers, facts = self._tiers, self._tiers.layers[layer]
-        if not tiers.pool.takes_experts:
+        if not tiers.pool.sending:
             return {}
-        costs = [
-            ExpertWork(
-                work.key, tiers.residency.place(work.key), facts.expert_bytes, facts.expert_weights, len(work.tokens)
-            )
-            for work in works
-        ]
+        costs = []
+        for work in works:
+            place = ahead.get(work.key, tiers.residency.place(work.key))
+            costs.append(ExpertWork(work.key, place, facts.expert_bytes, facts.expert_weights, len(work.tokens)))
         ways = dispatch(costs, tiers.speeds.speeds, tiers.pool.home(layer)).ways
-        return {key: card for key, (way, card) in ways.items() if way is Way.COPY and card is not None}
+        return {
+            key: card
+            for key, (way, card) in ways.items()
+            if card is not None and (way is Way.COPY or key in ahead)
+        }
 
     def _card_works(self, works: Sequence[Work]) -> list[CardWork]:
         return [CardWork(w.key, self._tiers.residency.slot(w.key), w.tokens, w.scales) for w in works]

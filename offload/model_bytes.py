@@ -16,9 +16,9 @@ class ModelBytes:
     """What is kept and read for a model of `layers`, with `n_experts` experts in each layer that has any.
 
     `outer_bytes` are the head's and the last norm's, `embedding_bytes` those of a table that is read a row a token.
-    `cache_bytes` is what one token of context takes in all layers. `resident_weights` and `expert_weights` count
-    weights: those that every token is multiplied with, and those of one expert. `pair_flops` are the operations of
-    attention between one token and one token before it, in all layers.
+    `cache_bytes` is what one token of context takes in all layers, were they all in RAM. `resident_weights` and
+    `expert_weights` count weights: those that every token is multiplied with, and those of one expert. `pair_flops`
+    are the operations of attention between one token and one token before it, in all layers.
     """
 
     name: str

@@ -16,6 +16,9 @@ from offload.slots import ExpertKey, Slot
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
 from quant.kernels.fused import FusedKernels
 
+# An expert as a slot in RAM has it, or its gate, up and down, each by itself.
+ExpertBytes = np.ndarray | tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True, eq=False)
 class CardWork:
@@ -29,13 +32,10 @@ class CardWork:
 
 @dataclass(frozen=True, eq=False)
 class SentWork:
-    """An expert that a card gets for one product.
-
-    `content` gives, in the copying thread, its bytes as a slot in RAM has them, valid until that thread asks again.
-    """
+    """An expert that a card gets for one product. `content` gives its bytes, in the copying thread."""
 
     key: ExpertKey
-    content: Callable[[], np.ndarray]
+    content: Callable[[], ExpertBytes]
     tokens: Tensor
     scales: Tensor
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from offload.layer_ranges import divide_layers
 from offload.machine import GIB, Card, Machine
@@ -70,7 +71,7 @@ class Placement:
 
 def place_model(machine: Machine, model: ModelBytes, context_tokens: int) -> Placement:
     """Where everything goes when `context_tokens` tokens of cache are kept. Touches nothing."""
-    parts = _parts(model, context_tokens)
+    parts = _parts(model, context_tokens, 1.0)
     cards, ranges = place_layers(machine.cards, model, context_tokens)
     cards = _fill_alike(cards, model)
     left = model.expert_count - sum(place.expert_count for place in cards)
@@ -90,19 +91,19 @@ def place_layers(
     machine_cards: Sequence[Card], model: ModelBytes, context_tokens: int
 ) -> tuple[list[Place], list[range]]:
     """Each card with its layers and cache and no experts yet, and which layers those are; the last part is the head."""
-    parts = _parts(model, context_tokens)
     rooms = [max(0, card.usable_bytes - card.buffer_bytes) for card in machine_cards]
-    ranges = divide_layers([resident + cache for resident, cache in parts], rooms)
-    places = [
-        _place(f"card {number}", card.memory_bytes, card.usable_bytes, card.buffer_bytes, parts, held)
-        for number, (card, held) in enumerate(zip(machine_cards, ranges, strict=True))
-    ]
+    largest = _parts(model, context_tokens, max((card.cache_share for card in machine_cards), default=1.0))
+    ranges = divide_layers([resident + cache for resident, cache in largest], rooms)
+    places = []
+    for number, (card, held) in enumerate(zip(machine_cards, ranges, strict=True)):
+        parts = _parts(model, context_tokens, card.cache_share)
+        places.append(_place(f"card {number}", card.memory_bytes, card.usable_bytes, card.buffer_bytes, parts, held))
     return places, ranges
 
 
-def _parts(model: ModelBytes, context_tokens: int) -> list[tuple[int, int]]:
-    """(resident bytes, cache bytes) of every layer, and of the head behind them."""
-    cache = -(-model.cache_bytes * context_tokens // len(model.layers))
+def _parts(model: ModelBytes, context_tokens: int, cache_share: float) -> list[tuple[int, int]]:
+    """(resident bytes, cache bytes) of every layer where the cache takes a share, and of the head behind them."""
+    cache = ceil(model.cache_bytes * context_tokens * cache_share / len(model.layers))
     return [*((layer.resident, cache) for layer in model.layers), (model.outer_bytes, 0)]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from offload.arena import Arena
+from offload.card_sending import CardSending
 from offload.dispatch import MeasuredSpeeds, promotions_allowed
 from offload.multiply import CardWork, Multiplier, SentWork
 from offload.residency import Demotion, Promotion, Residency
@@ -25,6 +26,10 @@ from quant.kernels import ExpertCall
 # Adds what a card has computed to y [T, hidden]; waits for it.
 AddResult = Callable[[Tensor], None]
 
+# Of a card's slots, for experts that are sent in a long prompt: while it does what is not experts in a layer of K2, a
+# link brings about so many.
+_LENT_SHARE, _MOST_LENT = 1 / 8, 32
+
 # Of a link's time, for promotions: with a quarter, 83 to 93 % of the hits are kept that unlimited copying would bring.
 LINK_SHARE = 0.25
 
@@ -32,13 +37,16 @@ LINK_SHARE = 0.25
 class PoolDevice(Protocol):
     """A card with slots. `upload` and `download` are called from a thread, `begin` by the one that computes.
 
-    `is_exact` says that its results have the bits of the CPU's kernels, so that sums must keep their order.
-    `takes_experts` says that a prompt's experts may be sent to it, though they have no slot there.
+    `is_exact` says that its results have the bits of the CPU's kernels, so that sums must keep their order. `sending`
+    is for a prompt's experts, which have no slot there; None where that brings nothing.
     """
 
     name: str
     is_exact: bool
-    takes_experts: bool
+
+    @property
+    def sending(self) -> CardSending | None:
+        """See above."""
 
     def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         """Copy an expert from a slot in RAM to one of its own. It may be used when this returns."""
@@ -49,9 +57,6 @@ class PoolDevice(Protocol):
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """Begin to multiply x [T, hidden] f32 by experts in its slots, as Kernels.experts would."""
 
-    def begin_sent(self, x: Tensor, works: Sequence[SentWork]) -> AddResult:
-        """The same for experts that are copied from RAM for this, where the device `takes_experts`."""
-
     def close(self) -> None:
         """Free its memory. Safe to call twice."""
 
@@ -59,7 +64,7 @@ class PoolDevice(Protocol):
 class VirtualCard:
     """A card in host memory: for tests, and for seeing the pool work where there is no card."""
 
-    is_exact, takes_experts = True, False
+    is_exact, sending = True, None  # nothing is won by a copy within RAM
 
     def __init__(
         self,
@@ -90,10 +95,6 @@ class VirtualCard:
             for work in works
         ]
         return lambda y: self._multiplier.add(x, calls, y)
-
-    def begin_sent(self, x: Tensor, works: Sequence[SentWork]) -> AddResult:
-        """Nothing is won by a copy within RAM."""
-        raise AssertionError(f"{self.name} takes no experts")
 
     def close(self) -> None:
         """See PoolDevice.close."""
@@ -203,6 +204,8 @@ class Pool:
         self.busy_s = [0.0] * len(devices)
         layers = sorted(residency.layout.counts)
         shared_out = {layer: index * len(devices) // len(layers) for index, layer in enumerate(layers)}
+        sending = [device.sending for device in devices if device.sending is not None]
+        self.sending = sending if len(sending) == len(devices) else []  # of each card, if all take experts
         self._home = shared_out | {layer: card for layer, card in (homes or {}).items() if layer in shared_out}
 
     def home(self, layer: int) -> int:
@@ -214,13 +217,20 @@ class Pool:
         return self.devices[card].begin(x, works)
 
     def begin_sent(self, card: int, x: Tensor, works: Sequence[SentWork]) -> AddResult:
-        """See PoolDevice.begin_sent."""
-        return self.devices[card].begin_sent(x, works)
+        """See CardSending.begin."""
+        return self.sending[card].begin(x, works)
 
-    @property
-    def takes_experts(self) -> bool:
-        """Whether a prompt's experts may be sent to the cards."""
-        return bool(self.devices) and all(device.takes_experts for device in self.devices)
+    def lend_slots(self) -> None:
+        """Have the cards use some of their slots for experts that are sent. Their coldest experts leave: RAM has them
+        too, or the drive."""
+        for card, sending in enumerate(self.sending):
+            if not sending.lent:
+                sending.lend(self._residency.lend_card(card, _LENT_SHARE, _MOST_LENT))
+
+    def take_slots_back(self) -> None:
+        """Undo `lend_slots`: the slots are empty, and promotions fill them."""
+        for card, sending in enumerate(self.sending):
+            self._residency.give_back_card(card, sending.take_back())
 
     def end_token(self, used: Iterable[ExpertKey], seconds: float) -> None:
         """A token has been computed in `seconds`: settle what has been copied, and begin what the links have time for.

@@ -119,7 +119,7 @@ def fixed_seconds(
     for place, card in zip(placement.cards, machine.cards, strict=True):
         share = place.layers / layers
         attention_s = depth * model.pair_flops * share / (card.flops * efficiency.flops)
-        nbytes = place.resident_bytes + depth * model.cache_bytes * share
+        nbytes = place.resident_bytes + depth * model.cache_bytes * card.cache_share * share
         seconds += nbytes / (card.read_bytes_per_s * efficiency.card) + attention_s
     share = placement.ram.layers / layers
     attention_s = depth * model.pair_flops * share / (machine.flops * efficiency.flops)

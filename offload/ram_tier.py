@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from offload.arena import Arena
+from offload.multiply import ExpertBytes
 from offload.reader import DriveReader, Read, ReaderState, Urgency
 from offload.residency import Residency
 from offload.slabs import SlabMap
@@ -50,6 +51,9 @@ class RamTier(Protocol):
 
         What that returns is the slot itself, or a copy that is valid until the same thread asks again.
         """
+
+    def content(self, key: ExpertKey) -> Callable[[], ExpertBytes]:
+        """The same where the parts may lie apart: no copy."""
 
     def request(
         self, key: ExpertKey, urgency: Urgency, only_over: float | None = None, instead_of: ExpertKey | None = None
@@ -119,6 +123,11 @@ class MappedTier:
             return buffer[: slabs.slot_bytes]
 
         return packed
+
+    def content(self, key: ExpertKey) -> Callable[[], ExpertBytes]:
+        """See RamTier.content."""
+        weights = self.weights(key)
+        return lambda: (weights.gate.data, weights.up.data, weights.down.data)
 
     def request(
         self, key: ExpertKey, urgency: Urgency, only_over: float | None = None, instead_of: ExpertKey | None = None
@@ -190,6 +199,10 @@ class PagedTier:
         """See RamTier.slot_bytes: the slot itself."""
         array = self._arena.array(self._residency.ram.slot(key))
         return lambda: array
+
+    def content(self, key: ExpertKey) -> Callable[[], ExpertBytes]:
+        """See RamTier.content."""
+        return self.slot_bytes(key)
 
     def request(
         self, key: ExpertKey, urgency: Urgency, only_over: float | None = None, instead_of: ExpertKey | None = None

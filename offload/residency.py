@@ -229,6 +229,29 @@ class Residency:
         for slot in slots:
             self.ram.give_back(slot)
 
+    def lend_card(self, card: int, share: float, most: int) -> list[Slot]:
+        """Take slots out of a card: of each size a share, at most `most`; the lowest experts go. They are in RAM too,
+        or on the drive only. Who is pinned stays, and so does its slot."""
+        table, lent = self.cards[card], list[Slot]()
+        for size_class, count in enumerate(table.slots):
+            for _ in range(min(most, int(count * share))):
+                slot = table.take(size_class)
+                if slot is None:
+                    victim = table.lowest(size_class)
+                    if victim is None:
+                        break
+                    self._forget_on_card(victim)
+                    self.evictions += self.exclusive
+                    slot = table.take(size_class)
+                    assert slot is not None
+                lent.append(slot)
+        return lent
+
+    def give_back_card(self, card: int, slots: Iterable[Slot]) -> None:
+        """Undo a `lend_card`."""
+        for slot in slots:
+            self.cards[card].give_back(slot)
+
     # Between RAM and cards
 
     def promotion(self, cards: Iterable[int], candidates: Iterable[ExpertKey]) -> Promotion | Demotion | None:

@@ -4,7 +4,7 @@ One thread, the caller of `forward`, owns everything here; only reading and copy
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,11 +31,13 @@ class TieredExperts:
         token_bytes: int = 0,
         short_tokens: int = 0,
         watch: MemoryWatch | None = None,
+        later_notes: Sequence[str] = (),
     ) -> None:
         """`routers` of all layers, for the look-ahead; `prefill_tokens` as in Experts; `notes` for the user.
 
         A chunk's tokens take `token_bytes` of memory each, for which slots have to make room from the
-        `short_tokens`-th on. `watch` looks whether memory gets less.
+        `short_tokens`-th on. `watch` looks whether memory gets less. Who made the rest of the model may add
+        `later_notes`.
         """
         self._short_tokens, self._token_bytes = short_tokens, token_bytes
         self._watch, self._given_up_bytes, self._chunk_bytes = watch, 0, 0
@@ -43,7 +45,7 @@ class TieredExperts:
         self._look_ahead = LookAhead(tiers, routers if tiers.ram.reader_state() is not None else {})
         self._few, self._many = FewTokens(tiers, self._look_ahead), ManyTokens(tiers)
         self._first, self._last = min(tiers.layers), max(tiers.layers)
-        self._prefill_tokens, self._notes = prefill_tokens, notes
+        self._prefill_tokens, self._notes, self._later_notes = prefill_tokens, notes, later_notes
         self._token_began = tiers.clock()
         self._keys = {
             layer: [(layer, expert) for expert in range(facts.experts)] for layer, facts in tiers.layers.items()
@@ -73,6 +75,7 @@ class TieredExperts:
                 groups = group_by_expert(ids, weights)
                 y = self._many.forward(layer, x, [Work((layer, g.expert), g.tokens, g.scales) for g in groups], shared)
         except BaseException:
+            self._many.cancel()
             tiers.release_all()
             tiers.ram.cancel()
             raise
@@ -84,6 +87,7 @@ class TieredExperts:
     def prepare(self, tokens: int) -> None:
         """See Experts.prepare. A long chunk's activations take the place of some experts meanwhile."""
         self._tiers.ram.collect()
+        self._many.prepare(tokens)
         needed = max(0, tokens - self._short_tokens) * self._token_bytes
         if needed != self._chunk_bytes:
             self._chunk_bytes = needed
@@ -124,7 +128,7 @@ class TieredExperts:
             queue_depth=0.0 if reader is None else reader.mean_depth,
             lookahead_reads=self._look_ahead.reads,
             lookahead_used=self._look_ahead.used,
-            notes=self._notes,
+            notes=(*self._notes, *self._later_notes),
         )
 
     def settle(self) -> None:

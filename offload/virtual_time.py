@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from offload.dispatch import CardSpeeds
-from offload.multiply import CardWork, Multiplier, SentWork
+from offload.multiply import CardWork, ExpertBytes, Multiplier
 from offload.pool import AddResult, Move
 from offload.reader import ReaderState, Urgency
 from offload.residency import Residency
@@ -66,6 +66,10 @@ class VirtualRam:
     def slot_bytes(self, key: ExpertKey) -> Callable[[], np.ndarray]:
         """See RamTier.slot_bytes. Nobody copies anything."""
         return lambda: np.empty(0, np.uint8)
+
+    def content(self, key: ExpertKey) -> Callable[[], ExpertBytes]:
+        """See RamTier.content."""
+        return self.slot_bytes(key)
 
     def request(
         self, key: ExpertKey, urgency: Urgency, only_over: float | None = None, instead_of: ExpertKey | None = None
@@ -153,7 +157,7 @@ class VirtualProcessor(Multiplier):
 class SimulatedCard:
     """A PoolDevice that works beside the processor. When `host` is given it lies in host memory, and `host` works."""
 
-    is_exact, takes_experts = True, False
+    is_exact, sending = True, None  # prompts are not simulated
 
     def __init__(
         self,
@@ -181,10 +185,6 @@ class SimulatedCard:
             return lambda y: host.work(seconds)
         end = self._clock.now + self._handover_s + seconds
         return lambda y: self._clock.wait_until(end)
-
-    def begin_sent(self, x: Tensor, works: Sequence[SentWork]) -> AddResult:
-        """Prompts are not simulated."""
-        raise AssertionError(f"{self.name} takes no experts")
 
     def close(self) -> None:
         """Nothing to free."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quant.errors import UnsupportedError
+from quant.nf4.values import NF4, set_apart
 from quant.row_shape import RowShaped
 from quant.tensor import QuantizedTensor
 from quant.types import BlockType
@@ -116,9 +117,10 @@ class CardKernels(Protocol):
 
 
 def upload(w: QuantizedTensor, device: torch.device) -> CardTensor:
-    """A copy of the weights in the device's memory."""
+    """A copy of the weights in the device's memory. NF4 lies there with all factors in front of all codes."""
     data = torch.empty(w.nbytes, dtype=torch.uint8, device=device)
-    data.copy_(torch.from_numpy(w.data if w.data.flags.writeable else w.data.copy()))
+    source = set_apart(w.data) if w.type == NF4 else w.data
+    data.copy_(torch.from_numpy(source if source.flags.writeable else source.copy()))
     return CardTensor(w.type, w.shape, data)
 
 

@@ -7,7 +7,6 @@ from torch.nn.functional import silu
 from quant.encode.decode import dequantize
 from quant.kernels.card import CardTensor, SlotTable
 from quant.kernels.card_checks import check_experts, check_heads, check_linear, check_rows
-from quant.nf4.values import NF4
 from quant.tensor import QuantizedTensor
 from quant.types import BLOCK_TYPES, BlockType
 
@@ -17,7 +16,7 @@ class ReferenceCardKernels:
 
     def serves(self, block: BlockType) -> bool:
         """See CardKernels.serves."""
-        return block in BLOCK_TYPES or block == NF4
+        return block in BLOCK_TYPES
 
     def linear(self, x: Tensor, w: CardTensor) -> Tensor:
         """See CardKernels.linear."""

@@ -102,6 +102,18 @@ def to_blocks(codes: np.ndarray, factors: np.ndarray, blocks: np.ndarray) -> Non
     target[:, _FACTOR_BYTES:] = codes.reshape(-1, _CODE_BYTES)
 
 
+def apart(data: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole blocks as cards have them, uint8 [n]: views of all factors, float32, and of all codes, uint8."""
+    count = data.numel() // NF4.block_bytes
+    return data[: _FACTOR_BYTES * count].view(torch.float32), data[_FACTOR_BYTES * count :]
+
+
+def set_apart(blocks: np.ndarray) -> np.ndarray:
+    """Whole blocks, uint8 -> the same bytes, all factors in front of all codes."""
+    parts = blocks.reshape(-1, NF4.block_bytes)
+    return np.concatenate((parts[:, :_FACTOR_BYTES].reshape(-1), parts[:, _FACTOR_BYTES:].reshape(-1)))
+
+
 def decode_blocks(blocks: np.ndarray) -> Tensor:
     """Blocks of the type NF4, uint8 [rows, bytes] -> float32 [rows, weights]."""
     rows, row_bytes = blocks.shape

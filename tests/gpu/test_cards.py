@@ -1,5 +1,7 @@
 """Experts in a card's slots and layers on a card, beside the same on the processor."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +11,24 @@ from torch import Tensor
 
 from k2lite.attention import AttentionWeights
 from k2lite.card_attention import CardAttention, CardAttentionWeights
+from k2lite.card_layer import CardFeedForward, CardLayer
+from k2lite.card_step import CardStep
 from k2lite.config import ModelConfig
 from k2lite.config_json import config_from_json
+from k2lite.home import Home
 from k2lite.kv_cache import KvCache
+from k2lite.recording import CallRecorder, GraphRecorder
 from k2lite.rope import Rope
 from k2lite.synth.families import shape_named
+from offload.card_link import CardLink
+from offload.card_sending import GROUP
 from offload.drive import BLOCK_BYTES
 from offload.kernel_card import KernelCard
 from offload.multiply import CardWork, SentWork
 from offload.slabs import LayerSlabs, StackedTensor
 from offload.slots import SizeClass, Slot
 from quant.encode.decode import dequantize
-from quant.kernels.card import CardKernels, make_card_kernels
+from quant.kernels.card import CardKernels, make_card_kernels, upload
 from quant.kernels.card_floats import CardFloats
 from quant.tensor import QuantizedTensor
 from quant.types import block_type
@@ -107,7 +115,7 @@ def test_experts_are_sent_while_others_are_promoted(
     sent = [SentWork((1, e), lambda e=e: expert_in_ram(slabs, e), chosen, scales) for e in range(EXPERTS)]
     for _ in range(3):
         found, expected = torch.zeros(x.shape), torch.zeros(x.shape)
-        add_result = card.begin_sent(x, sent)
+        add_result = card.sending.begin(x, sent)
         for expert in range(EXPERTS):
             card.upload((1, expert), expert_in_ram(slabs, expert), Slot(0, (expert * 5) % EXPERTS))
         add_result(found)
@@ -117,6 +125,40 @@ def test_experts_are_sent_while_others_are_promoted(
         on_card = torch.zeros(x.shape)
         card.begin(x, works)(on_card)
         assert relative_error(on_card, expected) < ERROR
+
+
+def test_who_comes_ahead_into_lent_slots_is_multiplied(
+    slabs: LayerSlabs, device: torch.device, kernels: CardKernels
+) -> None:
+    card = card_of(slabs, device, kernels)
+    expected_card = card_of(slabs, torch.device("cpu"), make_card_kernels("reference"))
+    x, chosen = torch.randn(40, HIDDEN, generator=torch.Generator().manual_seed(9)), torch.arange(0, 40, 2)
+    scales, copied = torch.ones(len(chosen)), []
+
+    def content(expert: int) -> np.ndarray:
+        copied.append(expert)
+        return expert_in_ram(slabs, expert)
+
+    works = [SentWork((1, e), partial(content, e), chosen, scales) for e in range(1, EXPERTS)]
+    expected = torch.zeros(x.shape)
+    expected_card.sending.begin(x, works)(expected)
+    card.sending.lend([Slot(0, index) for index in range(4)])
+    for round_number in range(3):
+        copied.clear()
+        card.sending.send_ahead([((1, e), partial(content, e)) for e in range(GROUP)])
+        card.sending._thread.submit(int).result()
+        assert card.sending.end_ahead() == [(1, e) for e in range(GROUP)]
+        found = torch.zeros(x.shape)
+        card.sending.begin(x, works)(found)
+        assert relative_error(found, expected) < ERROR, round_number
+        assert copied == list(range(EXPERTS))  # each once, whoever came ahead
+    assert len(card.sending.take_back()) == 4
+
+
+def small_config() -> ModelConfig:
+    """K2's, with fewer heads."""
+    fewer = {"num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 16}
+    return config_from_json(shape_named("k2").config | fewer)
 
 
 def attention_weights(c: ModelConfig) -> AttentionWeights:
@@ -143,17 +185,63 @@ def attention_weights(c: ModelConfig) -> AttentionWeights:
 
 @pytest.mark.parametrize(("tokens", "before"), [(1, 0), (1, 300), (5, 64), (200, 0), (200, 100)])
 def test_attention(device: torch.device, kernels: CardKernels, tokens: int, before: int) -> None:
-    c = config_from_json(shape_named("k2").config | {"num_hidden_layers": 2, "num_attention_heads": 16})
+    c = small_config()
     weights = attention_weights(c)
     assert torch.isfinite(dequantize(weights.kv_a)).all()
     x = torch.randn(tokens, c.hidden_size, generator=torch.Generator().manual_seed(7))
     past = torch.randn(before, c.latent_dim, generator=torch.Generator().manual_seed(8))
     updates = []
     for where, made in ((device, kernels), (torch.device("cpu"), make_card_kernels("reference"))):
-        cache = KvCache(c, before + tokens, [where] * c.n_layers)
+        home = Home("card", where, is_card=True, cache_type=torch.bfloat16)
+        cache = KvCache(c, before + tokens, [home] * c.n_layers)
         cache.write(0, past.to(where))
         cache.advance(before)
         attention = CardAttention(CardAttentionWeights.on(where, weights), c, CardFloats(made))
         cosines, sines = (table.to(where) for table in Rope(c).rotations(before, tokens))
         updates.append((attention(x.to(where), 0, cache, (cosines, sines)) - x.to(where)).cpu())
     assert relative_error(updates[0], updates[1]) < ERROR
+
+
+def test_a_layer_as_graphs_computes_what_calls_do(
+    device: torch.device, kernels: CardKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dense layer over windows that grow, token by token, while another thread copies to the card."""
+    monkeypatch.setattr("k2lite.card_step._SMALLEST_WINDOW", 16)
+    c = small_config()
+    home = Home("card", device, is_card=True, cache_type=torch.bfloat16)
+    floats, width = CardFloats(kernels), 1024
+    dense = CardFeedForward(
+        *(upload(random_blocks(block_type("Q4_K"), (width, c.hidden_size), seed), device) for seed in (21, 22)),
+        upload(random_blocks(block_type("Q4_K"), (c.hidden_size, width), 23), device),
+        floats,
+    )
+    norm = torch.ones(c.hidden_size, device=device)
+    streams = []
+    for recorder in (GraphRecorder(device), CallRecorder()):
+        attention = CardAttention(CardAttentionWeights.on(device, attention_weights(c)), c, floats)
+        step = CardStep(device, c, recorder)
+        layer = CardLayer(home, step, attention, c.rms_eps, dense_norm=norm, dense=dense)
+        cache, found = KvCache(c, 70, [home] * c.n_layers), []
+        with torch.inference_mode(), ThreadPoolExecutor(1) as other:
+            copies = other.submit(copy_often, CardLink(device, 8 << 20), device)
+            for position in range(70):
+                x = torch.randn(1, c.hidden_size, generator=torch.Generator().manual_seed(position)).to(device)
+                turned = tuple(table.to(device) for table in Rope(c).rotations(position, 1))
+                found.append(layer.forward(0, x, cache, turned, Nobody()).cpu())
+                cache.advance(1)
+            copies.result()
+        streams.append(torch.cat(found))
+    assert torch.equal(streams[0], streams[1])
+
+
+class Nobody:
+    """Experts of a layer that has none."""
+
+    def announce(self, layer: int, stream: Tensor) -> None:
+        """Nothing to read ahead."""
+
+
+def copy_often(link: CardLink, device: torch.device) -> None:
+    source, target = np.ones(8 << 20, np.uint8), torch.empty(8 << 20, dtype=torch.uint8, device=device)
+    for _ in range(100):
+        link.upload([(source, target)])

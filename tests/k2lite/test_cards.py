@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from k2lite.card_placement import place_on_cards
+from k2lite.card_step import CardStep
 from k2lite.card_weights import CardBuilder
 from k2lite.config_gguf import config_from_gguf
 from k2lite.home import RAM, Home
@@ -18,6 +19,7 @@ from k2lite.load_gguf import GgufTensors
 from k2lite.model import Model
 from k2lite.quantize.options import QuantizeOptions
 from k2lite.quantize.quantize import quantize
+from k2lite.recording import CallRecorder, Recorder
 from k2lite.weights import Builder, HostBuilder, build_model
 from offload.machine import Machine
 from offload.memory_options import CardSpec, MemoryOptions
@@ -39,12 +41,13 @@ def tiny_file(folder: Path, family: str, recipe: str, **options: int) -> Path:
 
 
 @contextmanager
-def built(path: Path, on_card: range) -> Iterator[Model]:
+def built(path: Path, on_card: range, recorder: Recorder | None = None) -> Iterator[Model]:
     """A model with the reference kernels, whose layers `on_card` are on a card made of the processor's memory."""
-    kernels = make_kernels("reference", 1)
-    card = CardBuilder(Home("card", torch.device("cpu")), CardFloats(make_card_kernels("reference")))
+    kernels, home = make_kernels("reference", 1), Home("card", torch.device("cpu"), is_card=True)
     with GgufFile.open(path) as file:
         config = config_from_gguf(file.metadata)
+        step = CardStep(home.device, config, recorder or CallRecorder())
+        card = CardBuilder(home, step, CardFloats(make_card_kernels("reference")))
         parts = config.n_layers + 1
         builders: list[Builder] = [card if part in on_card else HostBuilder(kernels) for part in range(parts)]
         yield build_model(config, GgufTensors(file), kernels, builders=builders)
@@ -180,7 +183,7 @@ def test_placement_counts_what_leaves_ram(k2_file: Path) -> None:
             info.nbytes for name, info in file.tensors.items() if "_exps" not in name and name != "token_embd.weight"
         )
         cards = (CardSpec("virtual", 1 << 30),)
-        found = place_on_cards(file, config, cards, CONTEXT)
+        found = place_on_cards(file.tensors, config, cards, CONTEXT)
     assert found.resident_bytes == resident
     assert found.cards[0].layers == range(config.n_layers + 1)
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from k2lite.card_layer import CardLayer
 from k2lite.config_json import config_from_json
 from k2lite.evaluate import evaluate
 from k2lite.inspection.inspection import inspect_model
@@ -19,10 +20,12 @@ from k2lite.load_nf4 import read_nf4_tensors
 from k2lite.quantize.nf4 import nf4_job
 from k2lite.tensor_layout import tensor_layouts
 from k2lite.weights import build_model, float_tensor
+from offload.memory_options import CardSpec, MemoryOptions
 from quant.convert.job import convert
-from quant.errors import CheckpointError, K2Error
+from quant.errors import CheckpointError, K2Error, RequestError, UnsupportedError
 from quant.kernels import make_kernels
 from quant.nf4.nf4_file import Nf4Folder
+from tests.k2lite.simulated_cards import simulate_cards
 from tests.tiny import write_checkpoint
 
 IDS = torch.arange(20)
@@ -202,3 +205,28 @@ def test_the_demo_model_in_nf4_keeps_its_answers(tmp_path: Path) -> None:
     assert result.mean_kl is not None
     assert result.perplexity < 1.05 * result.reference_perplexity
     assert 0.001 < result.mean_kl < 0.06
+
+
+def test_layers_lie_on_cards_and_experts_in_ram(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bitsandbytes")
+    simulate_cards(monkeypatch, 2, 1 << 30)
+    for family, path in folders.items():
+        expected = logits(path, "reference")
+        memory = MemoryOptions(None, (CardSpec("cuda", None, None),))
+        loaded = load_model(path, kernels="reference", threads=1, memory=memory)
+        try:
+            kinds = {type(layer) for layer in loaded.model._layers}
+            cache = loaded.model.new_cache(20)
+            parts = [loaded.model.forward(part, cache, last_only=False) for part in IDS.split([15, 1, 1, 3])]
+        finally:
+            loaded.close()
+        assert kinds == {CardLayer}, family
+        assert (torch.cat(parts) - expected).abs().max() < 2e-2 * expected.abs().max(), family  # a cache of 16 bits
+
+
+def test_a_card_without_room_for_a_layer_is_told(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate_cards(monkeypatch, 1, 1000)
+    with pytest.raises(RequestError, match="no card has room for a layer with its cache"):
+        load_model(folders["k2"], kernels="reference", memory=MemoryOptions(None, (CardSpec("cuda", None, None),)))
+    with pytest.raises(UnsupportedError, match="whose weights are read into memory as a whole"):
+        load_model(folders["k2"], kernels="reference", memory=MemoryOptions(10**9, (CardSpec("cuda", None, None),)))

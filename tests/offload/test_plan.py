@@ -72,7 +72,9 @@ def test_every_expert_has_its_place_and_no_place_is_overfull(cards: int, ram_gib
     resident = sum(place.resident_bytes for place in placement.places)
     assert resident == model.resident_bytes + model.embedding_bytes
     assert sum(place.layers for place in placement.places) == 61
-    assert sum(place.cache_bytes for place in placement.places) >= model.cache_bytes * CONTEXT
+    of_layer = model.cache_bytes * CONTEXT // 61
+    assert all(place.cache_bytes == place.layers * of_layer // 2 for place in placement.cards)
+    assert placement.ram.cache_bytes == placement.ram.layers * of_layer
 
 
 def test_cards_and_ram_add_up_only_where_ram_cannot_hold_everything() -> None:
@@ -121,7 +123,8 @@ def test_a_long_context_takes_room_from_experts() -> None:
     short, long = (
         place_model(machine(4, 512, 330, 12), k2(), tokens).cards for tokens in (1024, 131072)
     )
-    assert sum(place.expert_count for place in long) < sum(place.expert_count for place in short) - 300
+    # 130,048 tokens of 576 numbers of 16 bits in 61 layers are 9.1 GB; an expert has 25 MB.
+    assert 330 < sum(place.expert_count for place in short) - sum(place.expert_count for place in long) < 400
 
 
 def test_a_faster_place_never_slows_a_plan_down() -> None:

@@ -197,3 +197,27 @@ def test_whatever_happens_budgets_hold_and_nobody_is_in_two_places(seed: int) ->
     for move in moves:
         r.copied(move)
     assert not any(t.is_pinned(k) for t in (r.ram, *r.cards) for k in keys)
+
+
+@pytest.mark.parametrize("ram_bytes", [None, 300])
+def test_a_card_lends_the_slots_of_its_coldest_experts(ram_bytes: int | None) -> None:
+    r = Residency(ExpertLayout({1: 8}, {1: 100}, used_per_token=2), ram_bytes, [400])
+    keys = [(1, expert) for expert in range(4)]
+    for rank, key in enumerate(keys):
+        r.use(key, 10.0 - rank)
+        if ram_bytes is not None:
+            bring(r, key)
+        move = r.promotion([0], [key])
+        assert isinstance(move, Promotion)
+        r.copied(move)
+    r.pin(keys[3])  # somebody uses the coldest
+    lent = r.lend_card(0, share=0.5, most=32)
+    left = RAM if ram_bytes is None else DRIVE
+    assert len(set(lent)) == 2 and [r.place(key) for key in keys] == [0, left, left, 0]
+    more = r.lend_card(0, share=0.5, most=1)
+    assert len(more) == 1 and r.place(keys[0]) == left
+    assert r.lend_card(0, share=0.5, most=1) == []  # the last one is in use
+    assert r.cards[0].free_slots(0) == 0
+    r.give_back_card(0, [*lent, *more])
+    assert r.cards[0].free_slots(0) == 3
+    r.unpin(keys[3])
