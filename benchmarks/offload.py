@@ -27,14 +27,17 @@ prepare_threads()  # before torch is loaded: its threads shall not spin beside o
 
 import torch  # noqa: E402
 
+from k2lite import own_memory  # noqa: E402
 from k2lite.bench.memory_limit import forget_cached, memory_group  # noqa: E402
 from k2lite.bench.spread import Spread, ratios  # noqa: E402
 from k2lite.bench.worker import Worker  # noqa: E402
 from k2lite.config_gguf import config_from_gguf  # noqa: E402
 from k2lite.expert_names import is_expert_tensor  # noqa: E402
 from k2lite.expert_slabs import expert_slabs  # noqa: E402
+from k2lite.layer import ATTENTION_TOKENS  # noqa: E402
 from k2lite.load import LoadedModel, load_model, usable_cores  # noqa: E402
 from k2lite.load_gguf import GgufTensors  # noqa: E402
+from k2lite.own_memory import PromptMemory, budget_for, own_bytes  # noqa: E402
 from k2lite.prompt import encode_raw  # noqa: E402
 from k2lite.sizes import parse_size  # noqa: E402
 from k2lite.tokenizer import Tokenizer  # noqa: E402
@@ -249,9 +252,10 @@ def _prefill(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _budget_for(slot_bytes: int, resident_bytes: int, whole: LoadedModel, tokens: int) -> int:
-    from k2lite.load_gguf import buffer_bytes
-
-    return slot_bytes + resident_bytes + buffer_bytes(min(512, tokens), whole.model.config)
+    """A budget of which this is left for slots when a short prompt is read."""
+    config = whole.model.config
+    buffers = PromptMemory(config, usable_cores()).bytes_of(min(ATTENTION_TOKENS, tokens))
+    return budget_for(slot_bytes + resident_bytes + buffers, own_bytes(config, own_memory.resident_bytes()))
 
 
 def _limited(stack: ExitStack, side: str, limit_bytes: int) -> Worker:

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from k2lite.card_placement import CardPlacement, place_on_cards
 from k2lite.config import ModelConfig
-from k2lite.engine_options import DEFAULT_CONTEXT_TOKENS
+from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, DEFAULT_CONTEXT_TOKENS
 from k2lite.expert_names import is_expert_tensor
 from k2lite.expert_slabs import expert_slabs
 from k2lite.kv_cache import cache_bytes
-from k2lite.layer import ATTENTION_TOKENS, Choice
+from k2lite.layer import Choice
 from k2lite.model import Model
+from k2lite.own_memory import PromptMemory, budget_for, own_bytes, resident_bytes, without_own
 from k2lite.sizes import format_bytes
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
@@ -21,6 +22,7 @@ from offload.experts import Experts, MappedExperts
 from offload.free_memory import default_budget_bytes
 from offload.lookahead import RouterGuess
 from offload.memory_options import MemoryOptions
+from offload.probe_host import usable_cores
 from offload.resident import FileRange, read_ranges
 from offload.slabs import SlabMap
 from offload.warm_up import WarmUp
@@ -34,9 +36,8 @@ ByteProgress = Callable[[int, int], None]
 # A chunk of a prompt may keep this share of the budget busy with its activations.
 _CHUNK_SHARE = 0.1
 _LARGEST_CHUNK_TOKENS = 4096
-# Activations of a token that are there at a time, in vectors of the stream's width: the stream, its norm, the experts'
-# sum, the attention's output, and what joins parts of them.
-_VECTORS_OF_A_TOKEN = 6
+# For a chunk of so many tokens there is always room; for a longer one slots are given up meanwhile.
+_SHORT_TOKENS = 64
 
 
 class GgufTensors:
@@ -74,11 +75,13 @@ class ResidentTensors:
 class Placement:
     """How a budget is shared out: bytes for experts' slots, and the longest chunk of a prompt.
 
-    `slot_bytes` None means that everything is mapped. The activations of longer chunks take the place of slots.
+    `slot_bytes` None means that everything is mapped. `chunk_bytes` of the slots make room for a chunk of so many
+    tokens.
     """
 
     slot_bytes: int | None
     chunk_tokens: int | None = None
+    chunk_bytes: Callable[[int], int] = lambda tokens: 0
 
 
 def load_weights(
@@ -128,24 +131,31 @@ def place(
 
     Weights that are `watched` must not come and go: they are mapped, whatever that costs.
     """
-    budget = _default_budget(config, memory) if memory.ram_budget_bytes is None else memory.ram_budget_bytes
+    given = memory.ram_budget_bytes
+    budget = _default_budget(config, memory) if given is None else given
+    # What is free, where no budget was given, is so beside what this process has taken already.
+    itself = 0 if given is None else own_bytes(config, resident_bytes())
+    left = without_own(budget, itself)
+    prompt = PromptMemory(config, usable_cores())
+    chunk = prompt.longest_chunk(int(budget * _CHUNK_SHARE), _LARGEST_CHUNK_TOKENS)
     total = sum(info.nbytes for info in file.tensors.values()) - on_cards.resident_bytes
-    if total <= budget or watched or not slabs.layers:
+    fits = total <= budget if given is None else total + prompt.bytes_of(DEFAULT_CHUNK_TOKENS) <= left
+    if fits or watched or not slabs.layers:
         _check_mapped(total, budget, memory)
         return Placement(None)
     resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
     resident -= on_cards.resident_bytes
-    chunk = _chunk_tokens(budget, config)
-    buffers = buffer_bytes(ATTENTION_TOKENS, config)
+    buffers = prompt.bytes_of(chunk)
     smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
-    slots = budget - resident - buffers
-    if slots < smallest:
+    needed = resident + buffers + smallest
+    if left < needed:
         raise RequestError(
             f"a RAM budget of {format_bytes(budget)} is too small: weights that every token needs take "
             f"{format_bytes(resident)}, buffers {format_bytes(buffers)} and one expert of each size "
-            f"{format_bytes(smallest)}: give --ram-budget {resident + buffers + smallest} or more"
+            f"{format_bytes(smallest)}: give --ram-budget {budget_for(needed, itself)} or more"
         )
-    return Placement(slots, chunk)
+    always = prompt.kept_bytes(chunk) + prompt.passing_bytes(_SHORT_TOKENS)
+    return Placement(left - resident - always, chunk, lambda tokens: max(0, prompt.bytes_of(tokens, chunk) - always))
 
 
 def _default_budget(config: ModelConfig, memory: MemoryOptions) -> int:
@@ -170,21 +180,6 @@ def _check_mapped(total: int, budget: int, memory: MemoryOptions) -> None:
             f"--ram-budget {format_bytes(budget)} is too small: all {format_bytes(total)} of this model are needed at "
             "any time"
         )
-
-
-def _chunk_tokens(budget: int, config: ModelConfig) -> int:
-    """As many tokens of a prompt as their share of the budget has room for, in whole parts of the attention."""
-    fitting = int(budget * _CHUNK_SHARE) // _token_bytes(config)
-    return max(ATTENTION_TOKENS, min(_LARGEST_CHUNK_TOKENS, fitting) // ATTENTION_TOKENS * ATTENTION_TOKENS)
-
-
-def buffer_bytes(chunk_tokens: int, config: ModelConfig) -> int:
-    """What computing a chunk of a prompt takes beside the weights."""
-    return chunk_tokens * _token_bytes(config)
-
-
-def _token_bytes(config: ModelConfig) -> int:
-    return _VECTORS_OF_A_TOKEN * 4 * config.hidden_size
 
 
 def _mapped(config: ModelConfig, slabs: SlabMap, cards: Sequence[PoolCard], warm_up: bool) -> MakeExperts:
@@ -216,8 +211,7 @@ def _paged(
             cards=on_cards.cards,
             mirror=memory.mirror,
             prefill_tokens=placement.chunk_tokens,
-            token_bytes=_token_bytes(config),
-            short_tokens=ATTENTION_TOKENS,
+            chunk_bytes=placement.chunk_bytes,
         )
 
     return make

@@ -81,10 +81,10 @@ class VirtualRam:
         self._drive.submit(key, self._work_bytes, urgency, self._clock.now)
         return True
 
-    def lend(self, nbytes: int, keep: float = 0.5) -> None:
+    def lend(self, nbytes: int) -> None:
         """See RamTier.lend."""
         self._residency.give_back(self._lent)
-        self._lent = self._residency.lend(nbytes, keep)
+        self._lent = self._residency.lend(nbytes)
 
     @property
     def lent_bytes(self) -> int:
