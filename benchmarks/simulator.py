@@ -1,6 +1,6 @@
 """The simulator against reality: predicted and measured tokens per second of one file on this machine.
 
-    python -m benchmarks.simulator [--file FILE | --folder FOLDER] [--tokens N] [--json]
+    python -m benchmarks.simulator [--file FILE | --folder FOLDER] [--tokens N] [--settings N ...] [--json]
 
 Without --file a K2-width slice with random weights is made in FOLDER and removed again: one dense layer and three of 48
 experts, 8 used, everything an expert has of one type. The same tokens are decoded twice under every setting, the second
@@ -32,8 +32,11 @@ prepare_threads()  # before torch is loaded: its threads shall not spin beside o
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from k2lite.card_placement import place_on_cards  # noqa: E402
+from k2lite.config_gguf import config_from_gguf  # noqa: E402
 from k2lite.load import LoadedModel, load_model  # noqa: E402
 from k2lite.model_bytes import model_bytes_of_file  # noqa: E402
+from k2lite.own_memory import PromptMemory, budget_for, own_bytes, resident_bytes  # noqa: E402
 from k2lite.synth.families import shape_named  # noqa: E402
 from k2lite.synth.shapes import Changes  # noqa: E402
 from k2lite.synth.synth import SynthRequest, plan_synthetic, write_synthetic  # noqa: E402
@@ -42,21 +45,23 @@ from offload.dispatch import CardSpeeds, MachineSpeeds  # noqa: E402
 from offload.drive import Drive  # noqa: E402
 from offload.memory_options import CardSpec, MemoryOptions  # noqa: E402
 from offload.probe_drive import probe_drive  # noqa: E402
+from offload.probe_host import usable_cores  # noqa: E402
 from offload.simulate import Simulated, Workplace, simulate  # noqa: E402
 from offload.state import ExpertsState, TierState  # noqa: E402
 from offload.trace import read_trace  # noqa: E402
+from quant.gguf.gguf_file import GgufFile  # noqa: E402
 
 TOLERANCE = 0.15
 _CHANGES = Changes(layers=4, experts=48, vocab=8192)
 _RECIPE = "K2_4"  # every expert of one size
 _EVERYTHING = 1 << 50
-_BUFFER_BYTES = 256 << 20
+_CONTEXT_TOKENS = 512
 
 
 @dataclass(frozen=True)
 class Setting:
-    """`ram` is the share of the experts' bytes that RAM may hold, `cards` that of each card; `drive_share` slows the
-    drive down to a part of its speed."""
+    """`ram` is about the share of the experts' bytes that RAM may hold, `cards` that of each card beside an equal share
+    of all layers; `drive_share` slows the drive down to a part of its speed."""
 
     name: str
     ram: float
@@ -100,7 +105,10 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="k2lite-simulator-", dir=options.folder)))
         file = options.file or _slice(folder)
         ids = torch.randint(1000, (options.tokens,), generator=torch.Generator().manual_seed(1))
-        rows = [_compared(setting, file, folder, ids) for setting in SETTINGS]
+        rows = []
+        for number in options.settings:
+            rows.append(_compared(SETTINGS[number], file, folder, ids))
+            print(*_lines(rows[-1:]), sep="\n", file=sys.stderr)
     print(json.dumps(rows) if options.json else "\n".join(_lines(rows)))
     return int(any(abs(row["error"]) > TOLERANCE for row in rows))
 
@@ -190,12 +198,17 @@ class _Run:
         shared = self._loaded.model.config.n_shared_experts * self.expert_s
         return max(0.0, statistics.mean(self._leads) + shared - self.layer_s)
 
-    def slots(self, tier: str) -> int:
-        """Experts that a tier has room for."""
+    def slots(self, tier: str, slot_bytes: int) -> int:
+        """Experts of about so many bytes that a tier has room for."""
         capacity = next(found.capacity_bytes for found in self.state.tiers if found.name == tier)
-        total = next(found.capacity_bytes for found in self.state.tiers if found.name == "drive")
-        experts = sum(map(len, self.state.places.values()))
-        return round(capacity * experts / total)
+        return round(capacity / slot_bytes)
+
+    @property
+    def homes(self) -> dict[int, int]:
+        """The card of each layer with experts, counted from 0, as far as cards hold layers."""
+        layers = [layer for layer in self._loaded.model._layers if layer.router is not None]
+        names = [layer.home.name for layer in layers]
+        return {index: int(name.split(":")[1]) for index, name in enumerate(names) if ":" in name}
 
     @staticmethod
     def _ram(state: ExpertsState) -> TierState:
@@ -221,13 +234,14 @@ def _workplace(setting: Setting, file: Path, drive: float, run: _Run) -> Workpla
             cpu_flops=1e12,
             cards=(CardSpeeds(size / run.expert_s, link, 1e12),) * len(setting.cards),
         ),
-        ram_bytes=None if mapped else run.slots("RAM") * size,
-        card_bytes=tuple(run.slots(f"card {number}") * size for number in range(len(setting.cards))),
+        ram_bytes=None if mapped else run.slots("RAM", size) * size,
+        card_bytes=tuple(run.slots(f"card {number}", size) * size for number in range(len(setting.cards))),
         slot_bytes=size,
         work_bytes=size,
         layer_s=run.layer_s,
         token_s=run.token_s,
         lead_s=run.lead_s,
+        homes=run.homes,
         cards_are_virtual=True,
         guessed_right=None if mapped else run.guessed_right,
     )
@@ -260,13 +274,20 @@ def _row(setting: Setting, drive: float, token_s: float, run: _Run, found: Simul
 
 
 def _budgets(setting: Setting, file: Path) -> MemoryOptions:
-    """Bytes for the shares of a setting."""
+    """Bytes for the shares of a setting. Cards hold layers first, so they get room for those too."""
     model = model_bytes_of_file(file)
-    besides = model.resident_bytes + model.embedding_bytes + _BUFFER_BYTES
-    budget = _EVERYTHING if setting.ram > 1 else besides + int(setting.ram * model.experts_bytes)
-    sizes = [int(share * model.experts_bytes) for share in setting.cards]
+    of_layers = model.resident_bytes + _CONTEXT_TOKENS * model.cache_bytes
+    sizes = [int(share * model.experts_bytes + of_layers / len(setting.cards)) for share in setting.cards]
     cards = tuple(CardSpec("virtual", size, number) for number, size in enumerate(sizes))
-    return MemoryOptions(ram_budget_bytes=budget, cards=cards)
+    if setting.ram > 1:
+        return MemoryOptions(ram_budget_bytes=_EVERYTHING, context_tokens=_CONTEXT_TOKENS, cards=cards)
+    with GgufFile.open(file) as opened:
+        config = config_from_gguf(opened.metadata)
+        on_cards = place_on_cards(opened, config, cards, _CONTEXT_TOKENS).resident_bytes
+    buffers = PromptMemory(config, usable_cores()).bytes_of(1, longest=1024)
+    needed = int(setting.ram * model.experts_bytes) + model.resident_bytes + model.embedding_bytes - on_cards + buffers
+    budget = budget_for(needed, own_bytes(config, resident_bytes()))
+    return MemoryOptions(ram_budget_bytes=budget, context_tokens=_CONTEXT_TOKENS, cards=cards)
 
 
 @contextmanager
@@ -306,6 +327,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--file", type=Path, help="a GGUF file of the recipe K2_4")
     parser.add_argument("--folder", type=Path, help="where the slice is made (default: the folder for temporary files)")
     parser.add_argument("--tokens", type=int, default=60, help="decoded under each setting")
+    every = range(len(SETTINGS))
+    parser.add_argument("--settings", type=int, nargs="+", choices=every, default=every, metavar="N", help="from 0 on")
     parser.add_argument("--json", action="store_true", help="one JSON list")
     return parser.parse_args()
 
