@@ -47,15 +47,16 @@ from offload.memory_options import CardSpec, MemoryOptions  # noqa: E402
 from offload.probe_drive import probe_drive  # noqa: E402
 from offload.probe_host import usable_cores  # noqa: E402
 from offload.simulate import Simulated, Workplace, simulate  # noqa: E402
-from offload.state import ExpertsState, TierState  # noqa: E402
 from offload.trace import read_trace  # noqa: E402
 from quant.gguf.gguf_file import GgufFile  # noqa: E402
+from quant.kernels import ExpertCall  # noqa: E402
 
 TOLERANCE = 0.15
 _CHANGES = Changes(layers=4, experts=48, vocab=8192)
 _RECIPE = "K2_4"  # every expert of one size
 _EVERYTHING = 1 << 50
 _CONTEXT_TOKENS = 512
+_ENOUGH_PRODUCTS = 50
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,20 @@ def _compared(setting: Setting, file: Path, folder: Path, ids: torch.Tensor) -> 
         loaded.model.settle()
         _decode(loaded, ids)  # into memory that nobody has used before: slower, and once only
         run = _Run(loaded)
-        experts = loaded.model._experts
-        with mock.patch.multiple(experts, forward=run.forward, announce=run.announce):
+        with run.watching():
             seconds = _decode(loaded, ids)
-        run.end()
     drive = setting.drive_share * (drive + probe_drive(file, 1.0).bytes_per_s) / 2
     trace = read_trace(trace_path, loaded.model.config.n_experts)
     return _row(setting, drive, seconds / len(ids), run, simulate(trace, _workplace(setting, file, drive, run)))
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A call of the kernels: how many experts it was for, and whether something was being copied when it began."""
+
+    experts: int
+    seconds: float
+    disturbed: bool
 
 
 class _Run:
@@ -145,9 +153,25 @@ class _Run:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded, self._forward = loaded, loaded.model._experts.forward
         self._announce, self._leads, self._announced = loaded.model._experts.announce, list[float](), 0.0
+        self._tiers = loaded.model._experts._inner._tiers
+        self._add, self._products = self._tiers.multiplier.add, list[_Product]()
         self._times: list[tuple[int, float, float]] = []
-        self.state = self._before = loaded.model.experts_state()
-        self._counters_before = loaded.model.counters()
+        self.state = loaded.model.experts_state()
+        self._counters_before, self._stall_before_s = loaded.model.counters(), self._tiers.tally.stall_s
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look at everything that is done in this block."""
+        experts, multiplier = self._loaded.model._experts, self._tiers.multiplier
+        with (
+            mock.patch.multiple(experts, forward=self.forward, announce=self.announce),
+            mock.patch.object(multiplier, "add", self.add),
+        ):
+            yield
+        self._loaded.model.settle()
+        self.state, counters = self._loaded.model.experts_state(), self._loaded.model.counters()
+        self.uses = {name: count - self._counters_before[name] for name, count in counters.items()}
+        self._stall_s = self._tiers.tally.stall_s - self._stall_before_s
 
     def forward(self, layer: int, *arguments: Any) -> Any:
         """See Experts.forward."""
@@ -165,38 +189,43 @@ class _Run:
             self._announced = time.perf_counter()
         self._announce(layer, stream)
 
-    def end(self) -> None:
-        """It is over."""
-        self._loaded.model.settle()
-        self.state = self._loaded.model.experts_state()
-        counters = self._loaded.model.counters()
-        self.uses = {name: count - self._counters_before[name] for name, count in counters.items()}
+    def add(self, x: torch.Tensor, calls: Sequence[ExpertCall], y: torch.Tensor) -> None:
+        """See Multiplier.add."""
+        disturbed = bool(self._tiers.pool._under_way)
+        started = time.perf_counter()
+        self._add(x, calls, y)
+        self._products.append(_Product(len(calls), time.perf_counter() - started, disturbed))
 
     @property
     def expert_s(self) -> float:
-        """Of the processor, for one expert."""
-        busy_s = self._ram(self.state).busy_s - self._ram(self._before).busy_s
-        shared = self._loaded.model.config.n_shared_experts * len(self._times)
-        return busy_s / (self.uses["ram_experts"] + self.uses["drive_experts"] + shared)
+        """Of the processor, for one expert, by products during which nothing was copied, where there are enough."""
+        alone = [product for product in self._products if not product.disturbed]
+        chosen = alone if len(alone) >= _ENOUGH_PRODUCTS else self._products
+        return sum(product.seconds for product in chosen) / sum(product.experts for product in chosen)
 
     @property
     def layer_s(self) -> float:
-        """Between two layers' routed experts."""
+        """Beside a layer's routed experts and waiting for them."""
         gaps = [later[1] - sooner[2] for sooner, later in pairwise(self._times) if later[0] > sooner[0]]
-        return statistics.mean(gaps) + self._loaded.model.config.n_shared_experts * self.expert_s
+        inside = sum(ended - started for _, started, ended in self._times)
+        inside -= self._stall_s + sum(product.seconds for product in self._products)
+        return statistics.mean(gaps) + inside / len(self._times) + self._shared_s
 
     @property
     def token_s(self) -> float:
-        """What passes between two tokens, in addition."""
+        """What passes between two tokens, in addition to what a layer takes."""
         gaps = [later[1] - sooner[2] for sooner, later in pairwise(self._times) if later[0] < sooner[0]]
-        shared = self._loaded.model.config.n_shared_experts * self.expert_s
-        return statistics.mean(gaps) + shared - self.layer_s
+        between = [later[1] - sooner[2] for sooner, later in pairwise(self._times) if later[0] > sooner[0]]
+        return statistics.mean(gaps) - statistics.mean(between)
 
     @property
     def lead_s(self) -> float:
         """Of that, what passes behind the guess of the first layer's experts."""
-        shared = self._loaded.model.config.n_shared_experts * self.expert_s
-        return max(0.0, statistics.mean(self._leads) + shared - self.layer_s)
+        return max(0.0, statistics.mean(self._leads) + self._shared_s - self.layer_s)
+
+    @property
+    def _shared_s(self) -> float:
+        return self._loaded.model.config.n_shared_experts * self.expert_s
 
     def slots(self, tier: str, slot_bytes: int) -> int:
         """Experts of about so many bytes that a tier has room for."""
@@ -209,10 +238,6 @@ class _Run:
         layers = [layer for layer in self._loaded.model._layers if layer.router is not None]
         names = [layer.home.name for layer in layers]
         return {index: int(name.split(":")[1]) for index, name in enumerate(names) if ":" in name}
-
-    @staticmethod
-    def _ram(state: ExpertsState) -> TierState:
-        return next(tier for tier in state.tiers if tier.name == "RAM")
 
     @property
     def guessed_right(self) -> float | None:
