@@ -13,7 +13,7 @@ from k2lite.expert_slabs import expert_slabs
 from k2lite.kv_cache import cache_bytes
 from k2lite.layer import Choice
 from k2lite.model import Model
-from k2lite.own_memory import PromptMemory, budget_for, own_bytes, resident_bytes, without_own
+from k2lite.own_memory import ALLOWED_BYTES, PromptMemory, budget_for, own_bytes, resident_bytes, without_own
 from k2lite.sizes import format_bytes
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
@@ -156,6 +156,12 @@ def place(
         )
     always = prompt.kept_bytes(chunk) + prompt.passing_bytes(_SHORT_TOKENS)
     return Placement(left - resident - always, chunk, lambda tokens: max(0, prompt.bytes_of(tokens, chunk) - always))
+
+
+def budget_with_slots(config: ModelConfig, resident: int, slot_bytes: int) -> int:
+    """A RAM budget that leaves about `slot_bytes` for slots beside `resident` bytes of weights, in a fresh process."""
+    buffers = PromptMemory(config, usable_cores()).bytes_of(_SHORT_TOKENS, longest=DEFAULT_CHUNK_TOKENS)
+    return budget_for(resident + buffers + slot_bytes, own_bytes(config, ALLOWED_BYTES))
 
 
 def _default_budget(config: ModelConfig, memory: MemoryOptions) -> int:

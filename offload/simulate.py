@@ -34,10 +34,10 @@ class Workplace:
     trace of one model stands for another of the same shares. `layer_s` passes in every layer besides the experts,
     `token_s` once a token, the last `lead_s` of it behind the point where the first layer's experts can be guessed.
     `layer_scale` is how many layers of the model one layer of the trace stands for.
-    `homes` are the cards that hold layers, by layer. `cards_are_virtual`: they lie in host memory and are multiplied by the CPU, in turn. `warm`: RAM is full from the
-    start, of experts that nobody has asked for, as after reading ahead in the background. `decay` of use counts: None
-    takes the runtime's. `guessed_right` is how often the look-ahead's guess of an expert is right, None for no
-    look-ahead.
+    `homes` are the cards that hold layers, by layer. `cards_are_virtual`: they lie in host memory and are
+    multiplied by the CPU, in turn. `warm`: RAM is full from the start, of experts that nobody has asked for, as
+    after reading ahead in the background. `decay` of use counts: None takes the runtime's. `guessed_right` is how
+    often the look-ahead's guess of an expert is right, None for no look-ahead.
     """
 
     speeds: MachineSpeeds
