@@ -202,7 +202,8 @@ class PagedTier:
         slot = self._residency.reserve(key, only_over, instead_of)
         if slot is None:
             return False
-        self._reads[key] = self._reader.submit(key, self._slabs.pieces(key, self._arena.view(slot)), urgency)
+        pieces = self._slabs.pieces(key, self._arena.view(slot))
+        self._reads[key] = self._reader.submit(key, pieces, urgency, self._slabs.finisher(key, self._arena.array(slot)))
         return True
 
     def lend(self, nbytes: int) -> None:
