@@ -18,11 +18,11 @@ from k2lite.events import EngineInfo
 from k2lite.families import default_sampling, family_of
 from k2lite.generation_config import StatedSampling, read_stated_sampling, stated_sampling_of
 from k2lite.load_gguf import load_weights
-from k2lite.load_nf4 import read_nf4_tensors
+from k2lite.load_nf4 import load_nf4_weights
 from k2lite.model import Model
 from k2lite.model_checkpoint import ModelCheckpoint
 from k2lite.tokenizer import Tokenizer
-from k2lite.weights import build_model, float_tensor
+from k2lite.weights import WeightWatcher, build_model, float_tensor
 from offload.memory_options import MemoryOptions
 from offload.probe_host import usable_cores
 from quant.checkpoint.checkpoint import Checkpoint
@@ -131,14 +131,18 @@ def _main_type(file: GgufFile) -> str:
 def _load_nf4(
     path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProgress, memory: MemoryOptions
 ) -> LoadedModel:
-    _refuse_paging(path, memory)
+    if memory.cards:
+        raise UnsupportedError(
+            f"{path} is a folder, whose experts stay in RAM: leave out --devices, or make a GGUF file of it "
+            "(k2lite quantize)"
+        )
     with Nf4Folder(path) as folder:
         config = config_from_json(folder.config, name=path.resolve().name)
         tokenizer = Tokenizer.from_folder(path)
-        tensors, total = read_nf4_tensors(folder, config, progress)
-    model = build_model(config, FloatTensors(tensors), kernels)
+        weights = load_nf4_weights(folder, config, memory, progress, isinstance(kernels, WeightWatcher))
+    model = build_model(config, FloatTensors(weights.tensors), kernels, weights.make_experts)
     stack.callback(model.close)
-    info = _info(config.name, model, tokenizer, total, "NF4", read_stated_sampling(path))
+    info = _info(config.name, model, tokenizer, weights.total_bytes, "NF4", read_stated_sampling(path))
     return _assemble(model, tokenizer, info, CheckpointError)
 
 

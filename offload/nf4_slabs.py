@@ -51,7 +51,8 @@ class Nf4Stack:
     def __init__(self, shape: tuple[int, int, int], matrices: Sequence[Nf4Matrix]) -> None:
         """`shape` is [experts, rows, cols]; rows are whole blocks."""
         assert shape[0] == len(matrices) and shape[2] % BLOCK == 0
-        self.shape, self.type = shape, NF4
+        self.shape = shape
+        self.type: BlockType = NF4
         self._matrices = tuple(matrices)
         self._blocks = shape[1] * shape[2] // BLOCK
         # In the room: factors, and factors of factors, then the codes, at least four bytes a block behind its start.
@@ -59,8 +60,6 @@ class Nf4Stack:
         nested = max((_room(matrix.nested.factors) for matrix in matrices if matrix.nested is not None), default=0)
         self._nested_at = factors
         self._codes_at = max(factors + nested, block_ceil((NF4.block_bytes - _CODE_BYTES) * self._blocks))
-
-    type: BlockType
 
     @property
     def paths(self) -> list[Path]:

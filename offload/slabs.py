@@ -109,6 +109,42 @@ class StackedTensor:
 
 
 @dataclass(frozen=True)
+class ScatteredTensor:
+    """Matrices of one kind, each somewhere in some file. See ExpertMatrices."""
+
+    type: BlockType
+    shape: tuple[int, int, int]
+    found: tuple[PlacedRange, ...]
+    lies_as_read = True
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """See ExpertMatrices.paths."""
+        return list(dict.fromkeys(found.path for found in self.found))
+
+    @property
+    def slab_bytes(self) -> int:
+        """See ExpertMatrices.slab_bytes."""
+        return self.type.nbytes(self.shape[1:])
+
+    @property
+    def room_bytes(self) -> int:
+        """See ExpertMatrices.room_bytes."""
+        return block_ceil(self.slab_bytes) + BLOCK_BYTES
+
+    def start(self, expert: int) -> int:
+        """See ExpertMatrices.start."""
+        return self.found[expert].offset
+
+    def ranges(self, expert: int) -> Sequence[PlacedRange]:
+        """See ExpertMatrices.ranges."""
+        return [self.found[expert]]
+
+    def finish(self, expert: int, room: np.ndarray) -> None:
+        """See ExpertMatrices.finish."""
+
+
+@dataclass(frozen=True)
 class LayerSlabs:
     """The experts of a layer: `parts` are gate, up and down, or gate above up in one and down."""
 

@@ -12,7 +12,8 @@ from k2lite.config_gguf import config_from_gguf
 from k2lite.engine_options import EngineOptions
 from k2lite.expert_names import is_expert_tensor
 from k2lite.expert_slabs import expert_slabs
-from k2lite.load_gguf import GgufTensors, budget_with_slots
+from k2lite.load_gguf import GgufTensors
+from k2lite.ram_budget import budget_with_slots
 from k2lite.weights import WeightReader
 from offload.build import layout_of
 from offload.probe_drive import probe_drive
