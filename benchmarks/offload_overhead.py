@@ -73,11 +73,11 @@ class SilentTally(Tally):
 class SilentMapped(MappedExperts):
     """Neither counts nor remembers how much an expert is used."""
 
-    def _note(self, layer: int, ids: Any, shared: Any, seconds: float) -> None:
+    def note(self, layer: int, ids: Any, shared: Any, seconds: float) -> None:
         """Not counted."""
 
 
-class BareExperts(MappedExperts):
+class BareExperts(SilentMapped):
     """One token's experts to the kernels, as directly as can be."""
 
     def forward(

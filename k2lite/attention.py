@@ -55,11 +55,11 @@ class Attention:
         self._kernels = kernels
         self._norm = norm_of(kernels)
         self._scale = softmax_scale(config)
+        self.described = self._describe()
         self._in_one_call, self._to_expanded, self._most_tokens = None, None, 0
         if isinstance(kernels, FusedKernels):
-            described = self._described()
-            self._in_one_call = kernels.prepare_attention(described)
-            self._to_expanded = kernels.prepare_head_attention(described)
+            self._in_one_call = kernels.prepare_attention(self.described)
+            self._to_expanded = kernels.prepare_head_attention(self.described)
             self._most_tokens = kernels.most_tokens
 
     def __call__(self, x: Tensor, layer: int, cache: KvCache, rotations: tuple[Tensor, Tensor]) -> Tensor:
@@ -72,7 +72,7 @@ class Attention:
         normed = self._norm(x, self._w.norm, self._config.rms_eps)
         return self._step_by_step(normed, layer, cache, rotations).add_(x)
 
-    def _described(self) -> LatentAttention:
+    def _describe(self) -> LatentAttention:
         w, c = self._w, self._config
         q_b = w.q if w.q is not None else w.q_b
         assert q_b is not None

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from k2lite.config import ModelConfig
-from k2lite.home import RAM
+from k2lite.direct_pass import direct_pass
+from k2lite.home import RAM, Home
 from k2lite.kv_cache import KvCache
 from k2lite.layer import DecoderLayer, Head, Rotations
 from k2lite.rope import Rope
@@ -40,6 +41,7 @@ class Model:
         self._experts = experts
         self._kernels = kernels
         self._rope = Rope(config)
+        self._direct = direct_pass(self._layers, experts, kernels)
         self._devices = {layer.home.device for layer in self._layers}
 
     def new_cache(self, capacity: int) -> KvCache:
@@ -60,11 +62,10 @@ class Model:
         rotations = self._rotations(cache.length, len(ids))
         x = self._kernels.rows(self._embedding, ids)
         home = RAM
-        for index, layer in enumerate(self._layers):
-            if layer.home is not home:
-                home = layer.home
-                x = home.receive(x)
-            x = layer.forward(index, x, cache, rotations[home.device], self._experts)
+        if len(ids) == 1 and self._direct is not None and self._direct.is_ready(self._experts):
+            x = self._direct.forward(x, cache, rotations[home.device])
+        else:
+            x, home = self._layer_by_layer(x, cache, rotations)
         cache.advance(len(ids))
         if last_only:
             x = x[-1:]
@@ -73,6 +74,18 @@ class Model:
         if not math.isfinite(float(x.sum())):
             raise EngineError("the model computes NaN or inf: the file may be damaged, fetch or quantize it again")
         return self._head.logits(x)
+
+    def _layer_by_layer(
+        self, x: Tensor, cache: KvCache, rotations: dict[torch.device, Rotations]
+    ) -> tuple[Tensor, Home]:
+        """The stream x [T, hidden] behind all layers, and where it is then."""
+        home = RAM
+        for index, layer in enumerate(self._layers):
+            if layer.home is not home:
+                home = layer.home
+                x = home.receive(x)
+            x = layer.forward(index, x, cache, rotations[home.device], self._experts)
+        return x, home
 
     def listen(self, stop: threading.Event | None) -> None:
         """See offload.experts.Experts.listen."""

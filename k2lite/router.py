@@ -58,22 +58,21 @@ class Router:
         self._config = config
         self._rms_norm = norm_of(kernels)
         self._most_tokens = 0
+        self.described = ExpertRouter(
+            norm=norm,
+            weight=weight,
+            bias=bias,
+            eps=config.rms_eps,
+            used=config.experts_per_token,
+            groups=config.n_groups,
+            groups_used=config.n_groups_used,
+            softmax=config.scoring == "softmax",
+            normalize=config.normalize_weights,
+            scale=config.routed_scale,
+        )
         if isinstance(kernels, FusedKernels):
             self._most_tokens = kernels.most_tokens
-            self._in_one_call = kernels.prepare_router(
-                ExpertRouter(
-                    norm=norm,
-                    weight=weight,
-                    bias=bias,
-                    eps=config.rms_eps,
-                    used=config.experts_per_token,
-                    groups=config.n_groups,
-                    groups_used=config.n_groups_used,
-                    softmax=config.scoring == "softmax",
-                    normalize=config.normalize_weights,
-                    scale=config.routed_scale,
-                )
-            )
+            self._in_one_call = kernels.prepare_router(self.described)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Routing]:
         """norm(`x` [T, hidden] f32) and where that goes."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from offload.tally import Tally
 from offload.token_groups import group_by_expert
 from offload.warm_up import WarmUp, advise_needed
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
+from quant.kernels.fused import ExpertTable
 from quant.tensor import QuantizedTensor
 
 _HEAT_DECAY = 0.97
@@ -66,6 +67,21 @@ class Experts(Protocol):
 
     def close(self) -> None:
         """End what runs in the background. Safe to call twice."""
+
+
+@runtime_checkable
+class StillExperts(Protocol):
+    """Experts that may be multiplied without asking: all are in RAM, and none ever moves."""
+
+    def tables(self) -> Mapping[int, ExpertTable]:
+        """Where those of each layer lie."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all are in memory by now, so that nobody has to fetch one before it is used."""
+
+    def note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
+        """A token went to these experts of a layer, and to `shared`, which took so long: what `forward` would count."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +210,22 @@ class MappedExperts:
         if self._warm_up is not None:
             self._warm_up.close()
 
+    def tables(self) -> Mapping[int, ExpertTable]:
+        """See StillExperts.tables."""
+        return {number: _table(layer) for number, layer in self._layers.items()}
+
+    @property
+    def is_there(self) -> bool:
+        """See StillExperts.is_there."""
+        return self._warm_up is None or self._warm_up.is_done
+
+    def note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
+        """See StillExperts.note. It is counted later: between two layers, whose weights leave nothing else in the
+        processor's caches, counting takes six times as long as all at once."""
+        self._noted.append((layer, ids, shared, seconds))
+        if len(self._noted) == _MOST_NOTED:
+            self._count_noted()
+
     def _of_one_token(
         self, layer: int, x: Tensor, ids: Sequence[int], scales: Tensor, shared: ExpertWeights | None
     ) -> Tensor:
@@ -204,7 +236,7 @@ class MappedExperts:
             scales = torch.cat((scales, torch.ones(1)))
         started = time.perf_counter()
         y = self._weighted(x, experts, scales)
-        self._note(layer, ids, shared, time.perf_counter() - started)
+        self.note(layer, ids, shared, time.perf_counter() - started)
         return y
 
     def _weighted(self, x: Tensor, experts: Sequence[ExpertWeights], scales: Tensor) -> Tensor:
@@ -240,18 +272,11 @@ class MappedExperts:
         fresh = [index for index in ids if (layer, index) not in self._experts]
         for index in fresh:
             self._experts[layer, index] = self._layers[layer].expert(index)
-        if fresh and self._warm_up is not None and not self._warm_up.is_done:
+        if fresh and not self.is_there:
             for index in fresh:
                 expert = self._experts[layer, index]
                 advise_needed([expert.gate.data, expert.up.data, expert.down.data])
         return [self._experts[layer, index] for index in ids]
-
-    def _note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
-        """One token's use of a layer, to be counted later: between two layers, whose weights leave nothing else in the
-        processor's caches, counting takes six times as long as all at once."""
-        self._noted.append((layer, ids, shared, seconds))
-        if len(self._noted) == _MOST_NOTED:
-            self._count_noted()
 
     def _count_noted(self) -> None:
         for layer, ids, shared, seconds in self._noted:
@@ -267,6 +292,16 @@ class MappedExperts:
         self._tally.used[layer] = tuple(experts)
         for expert in experts:
             self._scores.use((layer, expert))
+
+
+def _table(layer: LayerExperts) -> ExpertTable:
+    """A layer's experts lie in stacks, one expert like the other."""
+    first, second = layer.expert(0), layer.expert(min(1, layer.experts - 1))
+    gate, up, down = (
+        after.address - before.address
+        for before, after in ((first.gate, second.gate), (first.up, second.up), (first.down, second.down))
+    )
+    return ExpertTable(first, layer.experts, (gate, up, down))
 
 
 def for_all_tokens(weights: ExpertWeights, tokens: int) -> ExpertCall:

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-# Kernel calls outside of a layer's stages, and what they are for.
-KERNELS_OF_STAGE = {"rows": "embedding", "linear": "head", "experts": "dense layers"}
+# Kernel calls outside of a layer's stages, and what they are for. A pass is for several, see `Clock.part`.
+KERNELS_OF_STAGE = {"rows": "embedding", "linear": "head", "experts": "dense layers", "pass": None}
 
 
 class Clock:
@@ -54,6 +54,11 @@ class Clock:
 
         return timed
 
+    def part(self, stage: str, seconds: float) -> None:
+        """A part of a kernel call that was for several stages."""
+        self._seconds["stage", stage] += seconds
+        self._seconds["in", stage] += seconds
+
     def end_token(self, forward_s: float, total_s: float) -> None:
         """A token is done: `forward_s` in the model, `total_s` with sampling."""
         self._seconds["stage", "sampling"] = total_s - forward_s
@@ -96,7 +101,9 @@ class Clock:
         stage = self._stage
         if stage is None:
             stage = KERNELS_OF_STAGE.get(name, name)
-            self._seconds["stage", stage] += seconds
-        self._seconds["in", stage] += seconds
+            if stage is not None:
+                self._seconds["stage", stage] += seconds
+        if stage is not None:
+            self._seconds["in", stage] += seconds
         self._seconds["kernel", name] += seconds
         self._calls[name] += 1

@@ -4,7 +4,7 @@ The clocks cost a little, which is why the speeds are measured in another proces
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from k2lite.load import LoadedModel, load_model
 from k2lite.model import Model
 from k2lite.sampling import sample
 from quant.kernels import Kernels
+from quant.kernels.fused import PassNotes
 
 _PREPARED = "prepare_"
 
@@ -65,6 +66,18 @@ def put_clocks(model: Model, clock: Clock) -> None:
         model._layers[index] = replace(layer, **parts)
     experts: Any = model._experts
     experts.forward = clock.stage("experts", experts.forward)
+    if model._direct is not None:
+        routed = [layer.router is not None for layer in model._layers]
+        model._direct.watch = lambda notes: _share_out(notes, routed, clock)
+
+
+def _share_out(notes: PassNotes, routed: Sequence[bool], clock: Clock) -> None:
+    """What one call for all layers took, by stages."""
+    for (attention, router, experts), with_experts in zip(notes.seconds, routed, strict=True):
+        clock.part("attention", attention)
+        if with_experts:
+            clock.part("router", router)
+        clock.part("experts" if with_experts else "dense layers", experts)
 
 
 def _timed_kernels(kernels: Kernels, clock: Clock) -> Kernels:

@@ -61,12 +61,54 @@ class ExpertRouter:
     scale: float
 
 
+@dataclass(frozen=True, eq=False)
+class ExpertTable:
+    """Experts of one shape at equal distances: the `first`, and bytes from each gate, up and down to the next one."""
+
+    first: ExpertWeights
+    experts: int
+    step_bytes: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """A layer whose weights all stay where they are.
+
+    With a router its `experts` are those that it chooses among, and every token goes to `shared`, if any. Without one
+    the layer is dense: `norm` [hidden] f32 with `eps`, and the one expert of `experts` is its block.
+    """
+
+    attention: LatentAttention
+    experts: ExpertTable
+    router: ExpertRouter | None = None
+    shared: ExpertWeights | None = None
+    norm: Tensor | None = None
+    eps: float = 0.0
+
+    @property
+    def types(self) -> frozenset[BlockType]:
+        """The types of all its matrices."""
+        blocks = [self.experts.first, *([] if self.shared is None else [self.shared])]
+        return self.attention.types.union(*({block.gate.type, block.up.type, block.down.type} for block in blocks))
+
+
+@dataclass(frozen=True, eq=False)
+class PassNotes:
+    """What happened to one token: each layer's experts in order of falling score (nothing for a dense one), and the
+    seconds that its attention, its router and its experts took."""
+
+    experts: list[list[int]]
+    seconds: list[list[float]]
+
+
 # x [T, hidden], the layer's cache [capacity, latent + rope], position, (cosines, sines) [T, rope / 2] each:
 # x + attention(norm(x)) [T, hidden], which may be x itself.
 Attend = Callable[[Tensor, Tensor, int, tuple[Tensor, Tensor]], Tensor]
 # queries [T, heads * (nope + rope)], not yet rotated, the layer's cache, which holds the tokens' own latents from the
 # position on, position, rotations: what each head takes, [T, heads * value].
 AttendHeads = Callable[[Tensor, Tensor, int, tuple[Tensor, Tensor]], Tensor]
+# x [1, hidden], which becomes the result, the caches of all layers, position, rotations [1, rope / 2] each.
+Pass = Callable[[Tensor, Sequence[Tensor], int, tuple[Tensor, Tensor]], PassNotes]
 # x [T, hidden]: norm(x), the experts' numbers int64 and their weights f32 [T, used], in order of falling score.
 Route = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -102,3 +144,7 @@ class FusedKernels(Protocol):
 
     def prepare_router(self, router: ExpertRouter) -> Route:
         """The router as one call."""
+
+    def prepare_pass(self, layers: Sequence[LayerWeights]) -> Pass | None:
+        """One token through all these layers as one call, with the bits of the single ones; None when the type of some
+        weight is not served."""

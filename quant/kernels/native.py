@@ -20,8 +20,9 @@ from quant.encode.decode import dequantize_rows
 from quant.errors import LibraryError
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
 from quant.kernels.checks import check_experts, check_heads, check_linear, check_rows
-from quant.kernels.fused import Attend, AttendHeads, ExpertRouter, LatentAttention, Route
+from quant.kernels.fused import Attend, AttendHeads, ExpertRouter, LatentAttention, LayerWeights, Pass, Route
 from quant.kernels.native_layer import MOST_TOKENS, attention_call, head_attention_call, router_call
+from quant.kernels.native_pass import MOST_USED, NativePass
 from quant.native_library import NativeLibrary, load_native
 from quant.nf4.values import NF4
 from quant.tensor import QuantizedTensor
@@ -150,6 +151,13 @@ class NativeKernels:
     def prepare_router(self, router: ExpertRouter) -> Route:
         """See FusedKernels.prepare_router."""
         return router_call(self.call, router)
+
+    def prepare_pass(self, layers: Sequence[LayerWeights]) -> Pass | None:
+        """See FusedKernels.prepare_pass."""
+        types = frozenset[BlockType]().union(*(layer.types for layer in layers))
+        if not types <= self._own or any(layer.router and layer.router.used > MOST_USED for layer in layers):
+            return None
+        return NativePass(self.call, layers)
 
     def close(self) -> None:
         with self._turn:

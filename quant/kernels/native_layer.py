@@ -23,7 +23,7 @@ class _Matrix(ctypes.Structure):
     _fields_ = [("data", _POINTER), ("rows", _INT64), ("cols", _INT64), ("type", _INT32), ("unused", _INT32)]
 
 
-class _Attention(ctypes.Structure):
+class AttentionStruct(ctypes.Structure):
     """k2quant_attention."""
 
     _fields_ = [
@@ -34,7 +34,7 @@ class _Attention(ctypes.Structure):
     ]
 
 
-class _Router(ctypes.Structure):
+class RouterStruct(ctypes.Structure):
     """k2quant_router."""
 
     _fields_ = [
@@ -47,7 +47,7 @@ class _Router(ctypes.Structure):
 
 def attention_call(call: PoolCall, attention: LatentAttention) -> Attend:
     """See FusedKernels.prepare_attention. All types must be served."""
-    struct, hidden = _attention_struct(attention), attention.output.rows
+    struct, hidden = attention_struct(attention), attention.output.rows
     reference = ctypes.byref(struct)
     latent_dim = attention.kv_a.rows
 
@@ -55,8 +55,8 @@ def attention_call(call: PoolCall, attention: LatentAttention) -> Attend:
         _check(x, hidden)
         if len(x) > MOST_TOKENS:
             raise ValueError(f"{len(x)} tokens: expected 1 to {MOST_TOKENS}")
-        _check_cache(cache, latent_dim)
-        cosines, sines = _tables(rotations, len(x), attention.rope_dim)
+        check_cache(cache, latent_dim)
+        cosines, sines = rotation_tables(rotations, len(x), attention.rope_dim)
         call(
             "k2quant_attend",
             reference,
@@ -75,14 +75,14 @@ def attention_call(call: PoolCall, attention: LatentAttention) -> Attend:
 
 def head_attention_call(call: PoolCall, attention: LatentAttention) -> AttendHeads:
     """See FusedKernels.prepare_head_attention. The types of `k_b` and `v_b` must be served."""
-    struct, latent_dim = _attention_struct(attention), attention.kv_a.rows
+    struct, latent_dim = attention_struct(attention), attention.kv_a.rows
     reference = ctypes.byref(struct)
 
     def attend_heads(queries: Tensor, cache: Tensor, position: int, rotations: tuple[Tensor, Tensor]) -> Tensor:
         _check(queries, attention.q_b.rows)
-        _check_cache(cache, latent_dim)
+        check_cache(cache, latent_dim)
         tokens = len(queries)
-        cosines, sines = _tables(rotations, tokens, attention.rope_dim)
+        cosines, sines = rotation_tables(rotations, tokens, attention.rope_dim)
         out = torch.empty(tokens, attention.output.cols)
         pointers = cosines.data_ptr(), sines.data_ptr(), out.data_ptr()
         where = cache.data_ptr(), cache.shape[0], position
@@ -94,21 +94,7 @@ def head_attention_call(call: PoolCall, attention: LatentAttention) -> AttendHea
 
 def router_call(call: PoolCall, router: ExpertRouter) -> Route:
     """See FusedKernels.prepare_router."""
-    experts, hidden = router.weight.shape
-    struct = _Router(
-        hidden=hidden,
-        experts=experts,
-        used=router.used,
-        groups=router.groups,
-        groups_used=router.groups_used,
-        softmax=router.softmax,
-        normalize=router.normalize,
-        scale=router.scale,
-        eps=router.eps,
-        norm=_floats(router.norm, hidden),
-        weight=_floats(router.weight, experts * hidden),
-        bias=None if router.bias is None else _floats(router.bias, experts),
-    )
+    struct, hidden = router_struct(router), router.weight.shape[1]
     reference = ctypes.byref(struct)
 
     def route(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,11 +112,31 @@ def router_call(call: PoolCall, router: ExpertRouter) -> Route:
     return route  # holds `router`, of which the struct has only addresses
 
 
-def _attention_struct(a: LatentAttention) -> _Attention:
+def router_struct(router: ExpertRouter) -> RouterStruct:
+    """k2quant_router, which has addresses of what `router` holds."""
+    experts, hidden = router.weight.shape
+    return RouterStruct(
+        hidden=hidden,
+        experts=experts,
+        used=router.used,
+        groups=router.groups,
+        groups_used=router.groups_used,
+        softmax=router.softmax,
+        normalize=router.normalize,
+        scale=router.scale,
+        eps=router.eps,
+        norm=floats_address(router.norm, hidden),
+        weight=floats_address(router.weight, experts * hidden),
+        bias=None if router.bias is None else floats_address(router.bias, experts),
+    )
+
+
+def attention_struct(a: LatentAttention) -> AttentionStruct:
+    """k2quant_attention, which has addresses of what `a` holds."""
     heads, latent, nope = a.k_b.shape
     hidden = a.output.rows
     q_rank = 0 if a.q_a is None else a.q_a.rows
-    return _Attention(
+    return AttentionStruct(
         hidden=hidden,
         heads=heads,
         nope=nope,
@@ -141,9 +147,9 @@ def _attention_struct(a: LatentAttention) -> _Attention:
         eps=a.eps,
         lora_eps=a.lora_eps,
         scale=a.scale,
-        norm=_floats(a.norm, hidden),
-        q_a_norm=None if a.q_a_norm is None else _floats(a.q_a_norm, q_rank),
-        kv_a_norm=_floats(a.kv_a_norm, latent),
+        norm=floats_address(a.norm, hidden),
+        q_a_norm=None if a.q_a_norm is None else floats_address(a.q_a_norm, q_rank),
+        kv_a_norm=floats_address(a.kv_a_norm, latent),
         q_a=_Matrix() if a.q_a is None else _matrix(a.q_a),
         q_b=_matrix(a.q_b),
         kv_a=_matrix(a.kv_a),
@@ -157,21 +163,23 @@ def _matrix(w: QuantizedTensor) -> _Matrix:
     return _Matrix(data=w.address, rows=w.rows, cols=w.cols, type=w.type.ggml_id)
 
 
-def _floats(values: Tensor, count: int) -> int:
+def floats_address(values: Tensor, count: int) -> int:
     """The address of contiguous float32 values."""
     if values.dtype != torch.float32 or not values.is_contiguous() or values.numel() != count:
         raise ValueError(f"{count} contiguous float32 values are expected, got {values.dtype} {tuple(values.shape)}")
     return values.data_ptr()
 
 
-def _tables(rotations: tuple[Tensor, Tensor], tokens: int, rope_dim: int) -> tuple[Tensor, Tensor]:
+def rotation_tables(rotations: tuple[Tensor, Tensor], tokens: int, rope_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, contiguous. Raises ValueError when they do not fit."""
     cosines, sines = rotations
     if cosines.shape != (tokens, rope_dim // 2) or sines.shape != cosines.shape:
         raise ValueError(f"rotations {tuple(cosines.shape)} do not fit {tokens} tokens")
     return cosines.contiguous(), sines.contiguous()
 
 
-def _check_cache(cache: Tensor, latent_dim: int) -> None:
+def check_cache(cache: Tensor, latent_dim: int) -> None:
+    """Raises ValueError when it is not one of contiguous latents."""
     if cache.shape[1] != latent_dim or not cache.is_contiguous() or cache.dtype != torch.float32:
         raise ValueError(f"the cache is {cache.dtype} {tuple(cache.shape)}: expected float32 [.., {latent_dim}]")
 

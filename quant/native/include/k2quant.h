@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define K2QUANT_INTERFACE 3 /* counted up with every change of a function below */
+#define K2QUANT_INTERFACE 4 /* counted up with every change of a function below */
 #define K2QUANT_ENCODING 1  /* counted up when an encoder gives other bytes than before */
 
 enum k2quant_isa { K2QUANT_PORTABLE = 0, K2QUANT_AVX2 = 1, K2QUANT_AVX512 = 2, K2QUANT_AVX512VNNI = 3 };

@@ -75,6 +75,26 @@ K2QUANT_API int k2quant_attend_heads(int isa, void* pool, const struct k2quant_a
 K2QUANT_API int k2quant_route(int isa, void* pool, const struct k2quant_router* router, const float* x, int64_t tokens,
                               float* normed, int64_t* ids, float* weights);
 
+/* A layer whose weights all stay where they are. Without a router it is dense: `norm`, then `experts` is one block. */
+struct k2quant_layer {
+    const struct k2quant_attention* attention;
+    const struct k2quant_router* router;    /* or NULL */
+    const struct k2quant_expert* experts;   /* [router->experts] */
+    const struct k2quant_expert* shared;    /* every token goes to it with weight 1; or NULL */
+    const float* norm;                      /* [hidden], of a dense layer */
+    float eps;                              /* of `norm` */
+    float unused;
+};
+
+/* One token, x [hidden], through `count` layers, each with its own cache; the other arguments are those of
+ * k2quant_attend. `scratch` is of 2 * hidden floats. Out come each layer's experts, ids [count, most_used] (of a dense
+ * layer nothing), and how long its attention, its router and its experts or dense block took: times_ns [count, 3].
+ * Bits are those of the single calls. After an error x and the caches hold anything. */
+K2QUANT_API int k2quant_pass(int isa, void* pool, const struct k2quant_layer* layers, int64_t count, float* x,
+                             int64_t hidden, float* const* caches, int64_t capacity, int64_t position,
+                             const float* cosines, const float* sines, float* scratch, int64_t* ids, int64_t most_used,
+                             int64_t* times_ns);
+
 /* out [tokens, cols] = x / sqrt(mean(x^2) + eps) * weight, each row by itself. out may be x. */
 K2QUANT_API int k2quant_rms_norm(int isa, void* pool, const float* x, const float* weight, int64_t tokens, int64_t cols,
                                  float eps, float* out);

@@ -194,6 +194,7 @@ int main() {
     many_short_jobs(2, 5000);
     many_short_jobs(5, 3000);
     many_short_jobs(16, 500);
+    many_short_jobs(70, 60);  // more threads than runs
     short_jobs_beside_busy_neighbours();
     all_threads_take_part(1);
     all_threads_take_part(2);

@@ -51,9 +51,10 @@ def test_rows_of_every_length(block: BlockType, x: torch.Tensor) -> None:
             assert error < bound(block) * part.norm().item() * 5**0.5 * FEW_RESULTS, (cols, tokens)
 
 
+@pytest.mark.parametrize("start", [18432, 20480])
 @pytest.mark.parametrize("block", [block for block in TYPES if not is_float(block)], ids=by_name)
-def test_long_rows(block: BlockType) -> None:
-    cols = 18432 + 32 if block.block_weights == 32 else 18432 + 256
+def test_long_rows(block: BlockType, start: int) -> None:
+    cols = start + 32 if block.block_weights == 32 else start + 256
     w = random_weights(block, (37, cols))
     x = torch.randn(1, cols, generator=torch.Generator().manual_seed(6))
     assert relative_error(product(x, w), exact_product(x, w)) < bound(block)

@@ -23,26 +23,54 @@ template <> struct Form<Q6K> : FormOf<16, false> {};
 template <> struct Form<IQ4XS> : FormOf<32, true> {};
 template <> struct Form<Q80> : FormOf<32, true> {};
 
-static inline void unpack(Q4K, const uint8_t* block, Unpacked& u) {
+// Scales and offsets of a block, or of as many as make up 256 weights.
+static inline void unpack_scales(Q4K, const uint8_t* block, Unpacked& u) {
     const __m128i header = load_128(block);
     const __m128 steps = _mm_cvtph_ps(header);  // d, dmin and no numbers
     Floats both;
     if (FULL_BYTES) {
         const __m128 sixteenth = _mm_setr_ps(1, 0x1p-4f, 1, 1);  // odd scales are for high nibbles
         both = by_turns(_mm_mul_ps(_mm_shuffle_ps(steps, steps, 0x50), sixteenth));
-        for (int j = 0; j < 4; ++j) u.weights[j] = nibbles_in_place(block + 16 + 32 * j);
     } else {
         both = eight_of_each(steps);
-        for (int j = 0; j < 4; ++j) u.weights[j] = nibbles_of_32(block + 16 + 32 * j);
     }
     u.scales = mul(unsigned_floats(affine_bytes(header)), both);
     u.offsets = last_twice(u.scales);
 }
 
-static inline void unpack(Q5K, const uint8_t* block, Unpacked& u) {
+static inline void unpack_scales(Q5K, const uint8_t* block, Unpacked& u) {
     const __m128i header = load_128(block);
     u.scales = mul(unsigned_floats(affine_bytes(header)), eight_of_each(_mm_cvtph_ps(header)));
     u.offsets = last_twice(u.scales);
+}
+
+static inline void unpack_scales(Q6K, const uint8_t* block, Unpacked& u) {
+    u.scales = mul(signed_floats(load_128(block + 192)), all_of(one_half(block + 208)));
+    u.offsets = mul(u.scales, all(32));
+}
+
+static inline void unpack_scales(IQ4XS, const uint8_t* block, Unpacked& u) {
+    const __m128i scales = _mm_sub_epi8(iq4_bytes(block + 2), _mm_set1_epi8(32));
+    u.scales = mul(signed_floats(scales), all_of(one_half(block)));
+    u.offsets = mul(first_twice(u.scales), all(SIGNED_OFFSET));
+}
+
+static inline void unpack_scales_apart(const uint8_t* block, int stride, float offset, Unpacked& u) {
+    u.scales = eight_halves(eight_apart(block, stride));
+    u.offsets = mul(first_twice(u.scales), all(offset));
+}
+static inline void unpack_scales(Q80, const uint8_t* block, Unpacked& u) { unpack_scales_apart(block, 34, SIGNED_OFFSET, u); }
+static inline void unpack_scales(Q40, const uint8_t* block, Unpacked& u) { unpack_scales_apart(block, 18, 8, u); }
+static inline void unpack_scales(Q50, const uint8_t* block, Unpacked& u) { unpack_scales_apart(block, 22, 16, u); }
+
+static inline void unpack_weights(Q4K, const uint8_t* block, Unpacked& u) {
+    for (int j = 0; j < 4; ++j) {
+        const uint8_t* both = block + 16 + 32 * j;
+        u.weights[j] = FULL_BYTES ? nibbles_in_place(both) : nibbles_of_32(both);
+    }
+}
+
+static inline void unpack_weights(Q5K, const uint8_t* block, Unpacked& u) {
     const Extra fifths = load_extra(block + 16);
     u.weights[0] = join<16, 4, 3>(nibbles_of_32(block + 48), fifths);
     u.weights[1] = join<16, 2, 1>(nibbles_of_32(block + 80), fifths);
@@ -50,9 +78,7 @@ static inline void unpack(Q5K, const uint8_t* block, Unpacked& u) {
     u.weights[3] = join<16, -2, -3>(nibbles_of_32(block + 144), fifths);
 }
 
-static inline void unpack(Q6K, const uint8_t* block, Unpacked& u) {
-    u.scales = mul(signed_floats(load_128(block + 192)), all_of(one_half(block + 208)));
-    u.offsets = mul(u.scales, all(32));
+static inline void unpack_weights(Q6K, const uint8_t* block, Unpacked& u) {
     for (int half = 0; half < 2; ++half) {
         const Bytes nibbles = load_bytes(block + 64 * half);
         const Extra extra = load_extra(block + 128 + 32 * half);
@@ -61,37 +87,32 @@ static inline void unpack(Q6K, const uint8_t* block, Unpacked& u) {
     }
 }
 
-static inline void unpack(IQ4XS, const uint8_t* block, Unpacked& u) {
-    const __m128i scales = _mm_sub_epi8(iq4_bytes(block + 2), _mm_set1_epi8(32));
-    u.scales = mul(signed_floats(scales), all_of(one_half(block)));
-    u.offsets = mul(first_twice(u.scales), all(SIGNED_OFFSET));
+static inline void unpack_weights(IQ4XS, const uint8_t* block, Unpacked& u) {
     for (int j = 0; j < 4; ++j) {
         const uint8_t* codes = block + 8 + 32 * j;
         u.weights[j] = signed_weights(look_up(nibbles_of_16(codes, codes + 16), IQ4_VALUES));
     }
 }
 
-static inline void unpack_scales_apart(const uint8_t* block, int stride, float offset, Unpacked& u) {
-    u.scales = eight_halves(eight_apart(block, stride));
-    u.offsets = mul(first_twice(u.scales), all(offset));
-}
-
-static inline void unpack(Q80, const uint8_t* block, Unpacked& u) {
-    unpack_scales_apart(block, 34, SIGNED_OFFSET, u);
+static inline void unpack_weights(Q80, const uint8_t* block, Unpacked& u) {
     for (int j = 0; j < 4; ++j) u.weights[j] = signed_weights(load_halves(block + 68 * j + 2, block + 68 * j + 36));
 }
 
-static inline void unpack(Q40, const uint8_t* block, Unpacked& u) {
-    unpack_scales_apart(block, 18, 8, u);
+static inline void unpack_weights(Q40, const uint8_t* block, Unpacked& u) {
     for (int j = 0; j < 4; ++j) u.weights[j] = nibbles_of_16(block + 36 * j + 2, block + 36 * j + 20);
 }
 
-static inline void unpack(Q50, const uint8_t* block, Unpacked& u) {
-    unpack_scales_apart(block, 22, 16, u);
+static inline void unpack_weights(Q50, const uint8_t* block, Unpacked& u) {
     for (int j = 0; j < 4; ++j) {
         const uint8_t *first = block + 44 * j, *second = first + 22;
         u.weights[j] = join_fifths(nibbles_of_16(first + 6, second + 6), load_u32(first + 2), load_u32(second + 2));
     }
+}
+
+template <class Type>
+static inline void unpack(const uint8_t* block, Unpacked& u) {
+    unpack_scales(Type(), block, u);
+    unpack_weights(Type(), block, u);
 }
 
 template <class Type, int K>
@@ -135,13 +156,13 @@ static inline void fill_rest(const RowsCall& call, int64_t start, Rest& rest) {
     }
 }
 
-constexpr int64_t AHEAD_BYTES = 1024;
+constexpr int64_t AHEAD_BYTES = 8192;
 
-// Asks for the weights that are a little further on: the processor, which reads ahead by itself too, falls behind where
-// activations of long rows fill its nearest cache.
+// Asks for the weights that are further on, to be brought into the second cache: the processor, which reads ahead by itself
+// too, does not do it early enough. In the nearest cache they would take the activations' place.
 template <int BYTES>
 static inline void ask_ahead(const uint8_t* block) {
-    for (int line = 0; line < BYTES + 63; line += 64) __builtin_prefetch(block + AHEAD_BYTES + line);
+    for (int line = 0; line < BYTES + 63; line += 64) __builtin_prefetch(block + AHEAD_BYTES + line, 0, 2);
 }
 
 // A row times T tokens from `first` on.
@@ -158,10 +179,14 @@ static inline void multiply_row(const RowsCall& call, int64_t row, int64_t first
     for (int t = 0; t < T; ++t) {
         for (int k = 0; k < CHAINS; ++k) sums[t][k] = zero();
     }
+    // Scales are unpacked a block ahead: it takes a long chain of instructions, for which the products would wait.
+    Unpacked next;
+    if (wide_cols > 0) unpack_scales(Type(), block, next);
     for (int64_t col = 0; col < wide_cols; col += WIDE, block += BYTES) {
         ask_ahead<BYTES>(block);
-        Unpacked u;
-        unpack(Type(), block, u);
+        Unpacked u = next;
+        unpack_scales(Type(), col + WIDE < wide_cols ? block + BYTES : block, next);
+        unpack_weights(Type(), block, u);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) multiply_wide<Type>(u, x[t], col, sums[t]);
     }
@@ -169,7 +194,7 @@ static inline void multiply_row(const RowsCall& call, int64_t row, int64_t first
         uint8_t copy[BYTES] = {};
         __builtin_memcpy(copy, block, static_cast<size_t>((call.cols - wide_cols) / Type::weights * Type::bytes));
         Unpacked u;
-        unpack(Type(), copy, u);
+        unpack<Type>(copy, u);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) multiply_wide<Type>(u, rest.x[first + t], 0, sums[t]);
     }

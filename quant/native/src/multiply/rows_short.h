@@ -44,7 +44,7 @@ static int64_t multiply_groups(const RowsCall& call) {
     for (int64_t row = 0; row < whole; row += ROWS, block += BYTES) {
         ask_ahead<BYTES>(block);
         Unpacked u;
-        unpack(Type(), block, u);
+        unpack<Type>(block, u);
         for (int64_t t = 0; t < call.tokens; ++t) {
             const Activations& x = repeated.x[t];
             const Floats factors = mul(u.scales, load_eight(x.scales));

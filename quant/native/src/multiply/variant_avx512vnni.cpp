@@ -22,6 +22,7 @@ using k2quant::RowsCall;
 #include "multiply/lanes_avx512.h"
 #include "multiply/dot_vnni.h"
 #include "multiply/few.h"
+#include "multiply/rows_q4k_vnni.h"
 #include "multiply/many_avx512vnni.h"
 #include "multiply/table.h"
 }  // namespace

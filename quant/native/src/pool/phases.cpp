@@ -41,7 +41,7 @@ void Pool::run(void* job, const Phase* phases, int count, int helpers) {
     helpers_ = helpers < threads_ - 1 ? helpers : threads_ - 1;
     ended_.store(false, std::memory_order_relaxed);
     workers_[0].system_number.store(current_thread(), std::memory_order_relaxed);
-    if (bound_) workers_[0].node = current_node(machine_) % nodes_;
+    if (bound_) workers_[0].run = run_of(first_of_node(current_node(machine_) % nodes_));
     if (open_next(0)) {
         for (;;) {
             const uint32_t seen = opened_.load(std::memory_order_acquire);
@@ -83,8 +83,12 @@ void Pool::publish(const Phase& phase) {
     const int wanted = pieces - 1 < helpers_ ? static_cast<int>(pieces - 1) : helpers_;
     unfinished_.store(pieces, std::memory_order_relaxed);
     const uint64_t number = opened_.load(std::memory_order_relaxed) + uint32_t{1};
-    for (int i = 0; i < nodes_; ++i) {
-        const int64_t first = pieces * i / nodes_, end = pieces * (i + 1) / nodes_;
+    // Where memory belongs to nodes all runs are there, so that each node has its own pieces, however few are woken.
+    const int threads = threads_ < MOST_RUNS ? threads_ : MOST_RUNS;
+    const int count = nodes_ > 1 || wanted + 1 > threads ? threads : wanted + 1;
+    run_count_.store(count, std::memory_order_relaxed);
+    for (int i = 0; i < count; ++i) {
+        const int64_t first = pieces * i / count, end = pieces * (i + 1) / count;
         runs_[i].end = end;
         runs_[i].word.store(number << 32 | static_cast<uint64_t>(end - first), std::memory_order_release);
     }
@@ -98,7 +102,7 @@ void Pool::take_pieces(int worker) {
     self.core.store(current_core(), std::memory_order_relaxed);
     int64_t done = 0;
     for (;;) {
-        const int64_t piece = claim(self.node);
+        const int64_t piece = claim(self.run);
         if (piece >= 0) {  // while it is not reported, the phase stays
             if (done++ == 0) self.has_pieces.store(true, std::memory_order_relaxed);
             phase_.run(job_, piece, worker);
@@ -111,10 +115,12 @@ void Pool::take_pieces(int worker) {
     }
 }
 
-// A piece that is now the caller's, of the node's own run while it lasts; -1 when all are taken.
-int64_t Pool::claim(int node) {
-    for (int i = 0; i < nodes_; ++i) {
-        Run& run = runs_[(node + i) % nodes_];
+// A piece that is now the caller's, of its own run while that lasts; -1 when all are taken. A run of which this phase has
+// none is empty.
+int64_t Pool::claim(int own) {
+    const int count = run_count_.load(std::memory_order_relaxed);
+    for (int i = 0; i < count; ++i) {
+        Run& run = runs_[(own + i) % count];
         uint64_t word = run.word.load(std::memory_order_acquire);
         while (static_cast<uint32_t>(word) != 0) {
             if (run.word.compare_exchange_weak(word, word - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {

@@ -1,6 +1,9 @@
 // The pool from inside: its threads (threads.cpp) and the phases of a job (phases.cpp).
 //
-// A phase's pieces are counted down in one word per run, next to the phase's number, so that a thread that comes late
+// A phase's pieces lie in runs, one for each thread as far as there are enough: a thread takes one piece after the other
+// of its own run, which memory is read from faster than here and there, and of the others' when that is done.
+//
+// Those of a run are counted down in one word, next to the phase's number, so that a thread that comes late
 // cannot take a piece of a phase that it knows nothing of. Who ends a phase's last piece opens the next phase, whichever
 // thread that is: nobody waits for a thread that the system has put aside unless it holds a piece.
 #pragma once
@@ -19,6 +22,8 @@ namespace k2quant {
 constexpr int64_t SPIN_NS = 300'000;        // longer than what lies between two jobs of a token, code that left the caches included
 constexpr int64_t CROWDED_SPIN_NS = 2'000;  // with more threads than cores: who is waited for may need this core
 
+constexpr int MOST_RUNS = 64;
+
 // Pieces of a phase that lie together. `word` is the phase's number above how many are not taken yet.
 struct alignas(64) Run {
     std::atomic<uint64_t> word{0};
@@ -29,6 +34,7 @@ struct alignas(64) Worker {
     Pool* pool = nullptr;
     int number = 0;
     int node = 0;
+    int run = 0;
     std::atomic<int> core{-1};  // where it last looked for pieces
     std::atomic<int> system_number{0};
     std::atomic<bool> has_pieces{false};
@@ -61,7 +67,10 @@ private:
     bool open_next(int worker);
     void publish(const Phase& phase);
     void take_pieces(int worker);
-    int64_t claim(int node);
+    int64_t claim(int own);
+    // The threads of a node come one after the other, in the order of nodes: the place of the first one.
+    int first_of_node(int node) const { return node * (threads_ / nodes_) + (node < threads_ % nodes_ ? node : threads_ % nodes_); }
+    int run_of(int place) const { return threads_ <= MOST_RUNS ? place : place * MOST_RUNS / threads_; }
     void wait(int worker, uint32_t seen);
     int lowest_on_core(int core, int worker) const;
     void step_aside(Worker& worker, int core, int64_t now);
@@ -87,7 +96,8 @@ private:
     std::atomic<bool> ended_{false}, closing_{false};
     std::atomic<bool> moving_{false};  // a thread is just moved by another: one at a time
     alignas(64) std::atomic<int64_t> unfinished_{0};
-    Run runs_[MOST_NODES];
+    std::atomic<int> run_count_{1};  // of the phase
+    Run runs_[MOST_RUNS];
 };
 
 }  // namespace k2quant

@@ -41,6 +41,7 @@ bool Pool::open(int threads, int nodes, bool pin) {
         worker->pool = this;
         worker->number = i;
         worker->node = i % nodes_;
+        worker->run = run_of(first_of_node(worker->node) + i / nodes_);
     }
     for (int i = 1; i < threads; ++i) {
         if (!start(i, pin)) return false;

@@ -1,0 +1,156 @@
+// A token through some layers in one call, in memory of exactly its size, is what the single calls make of it.
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <vector>
+
+#include "check.h"
+#include "k2quant_layer.h"
+
+namespace {
+
+constexpr int64_t HIDDEN = 24, HEADS = 2, NOPE = 6, ROPE = 4, LATENT = 16, VALUE = 5, RANK = 12, FF = 10;
+constexpr int64_t EXPERTS = 7, USED = 3, WIDTH = LATENT + ROPE, CAPACITY = 3;
+
+struct Numbers {
+    std::vector<std::vector<float>> kept;
+    unsigned seed = 1;
+
+    const float* some(int64_t count) {
+        kept.emplace_back();
+        for (int64_t i = 0; i < count; ++i) {
+            seed = seed * 1664525u + 1013904223u;
+            kept.back().push_back(static_cast<float>(seed >> 8) / 8388608.0f - 1.0f);
+        }
+        return kept.back().data();
+    }
+    k2quant_matrix matrix(int64_t rows, int64_t cols) {
+        return {reinterpret_cast<const uint8_t*>(some(rows * cols)), rows, cols, K2QUANT_F32, 0};
+    }
+    k2quant_expert expert() {
+        const auto bytes = [&](int64_t count) { return reinterpret_cast<const uint8_t*>(some(count)); };
+        return {bytes(FF * HIDDEN), bytes(FF * HIDDEN), bytes(HIDDEN * FF), FF, HIDDEN, K2QUANT_F32, K2QUANT_F32, K2QUANT_F32, 0};
+    }
+};
+
+// A dense layer and two with experts, of which the last has a shared one.
+struct Model {
+    Numbers numbers;
+    k2quant_attention attention[3] = {};
+    k2quant_router router[3] = {};
+    k2quant_expert shared;
+    std::vector<k2quant_expert> experts[3];
+    k2quant_layer layers[3] = {};
+    const float *cosines, *sines;
+
+    Model() {
+        cosines = numbers.some(ROPE / 2);
+        sines = numbers.some(ROPE / 2);
+        shared = numbers.expert();
+        for (int i = 0; i < 3; ++i) {
+            attention[i] = {HIDDEN, HEADS, NOPE, ROPE, LATENT, VALUE, RANK, 1e-5f, 1e-6f, 0.3f, 0,
+                            numbers.some(HIDDEN), numbers.some(RANK), numbers.some(LATENT),
+                            numbers.matrix(RANK, HIDDEN), numbers.matrix(HEADS * (NOPE + ROPE), RANK),
+                            numbers.matrix(WIDTH, HIDDEN), numbers.matrix(HEADS * LATENT, NOPE),
+                            numbers.matrix(HEADS * VALUE, LATENT), numbers.matrix(HIDDEN, HEADS * VALUE)};
+            router[i] = {HIDDEN, EXPERTS, USED, 1, 1, 0, 1, 2.5f, 1e-5f,
+                         numbers.some(HIDDEN), numbers.some(EXPERTS * HIDDEN), numbers.some(EXPERTS)};
+            for (int64_t e = 0; e < (i ? EXPERTS : 1); ++e) experts[i].push_back(numbers.expert());
+            layers[i] = {&attention[i], i ? &router[i] : nullptr, experts[i].data(), i == 2 ? &shared : nullptr,
+                         i ? nullptr : numbers.some(HIDDEN), 1e-5f, 0};
+        }
+    }
+};
+
+struct Run {
+    std::vector<float> x = std::vector<float>(HIDDEN, 0.5f), scratch = std::vector<float>(2 * HIDDEN);
+    std::vector<float> cache[3];
+    std::vector<int64_t> ids = std::vector<int64_t>(3 * USED, -1), times = std::vector<int64_t>(9, -1);
+    float* caches[3];
+
+    Run() {
+        for (int i = 0; i < 3; ++i) {
+            cache[i].assign(CAPACITY * WIDTH, 0.25f);
+            caches[i] = cache[i].data();
+        }
+    }
+    int pass(int isa, void* pool, const Model& model, int64_t position = 1, int64_t most_used = USED) {
+        return k2quant_pass(isa, pool, model.layers, 3, x.data(), HIDDEN, caches, CAPACITY, position, model.cosines,
+                            model.sines, scratch.data(), ids.data(), most_used, times.data());
+    }
+    void step_by_step(int isa, void* pool, const Model& model) {
+        std::vector<float> normed(HIDDEN), sum(HIDDEN), weights(USED + 1);
+        for (int i = 0; i < 3; ++i) {
+            const k2quant_layer& layer = model.layers[i];
+            CHECK(k2quant_attend(isa, pool, layer.attention, x.data(), 1, caches[i], CAPACITY, 1, model.cosines,
+                                 model.sines) == K2QUANT_OK);
+            std::vector<k2quant_expert> chosen;
+            if (layer.router) {
+                int64_t* found = ids.data() + i * USED;
+                CHECK(k2quant_route(isa, pool, layer.router, x.data(), 1, normed.data(), found, weights.data()) == K2QUANT_OK);
+                for (int64_t k = 0; k < USED; ++k) chosen.push_back(layer.experts[found[k]]);
+                if (layer.shared) chosen.push_back(*layer.shared);
+                weights[USED] = 1;
+            } else {
+                CHECK(k2quant_rms_norm(isa, pool, x.data(), layer.norm, 1, HIDDEN, layer.eps, normed.data()) == K2QUANT_OK);
+                chosen.push_back(layer.experts[0]);
+                weights[0] = 1;
+            }
+            const int64_t count = static_cast<int64_t>(chosen.size());
+            const std::vector<int64_t> once(chosen.size(), 1), first(chosen.size(), 0);
+            CHECK(k2quant_experts(isa, pool, normed.data(), 1, HIDDEN, chosen.data(), count, once.data(), first.data(),
+                                  weights.data(), sum.data(), 0) == K2QUANT_OK);
+            for (size_t k = 0; k < x.size(); ++k) x[k] += sum[k];
+        }
+    }
+};
+
+void a_pass_is_what_the_single_calls_make(int isa, int threads) {
+    void* pool = nullptr;
+    CHECK(k2quant_pool_open(isa, threads, 1, 0, &pool) == K2QUANT_OK);
+    const Model model;
+    Run found, expected;
+    CHECK(found.pass(isa, pool, model) == K2QUANT_OK);
+    expected.step_by_step(isa, pool, model);
+    CHECK(found.x == expected.x);
+    for (int i = 0; i < 3; ++i) CHECK(found.cache[i] == expected.cache[i]);
+    CHECK(std::vector<int64_t>(found.ids.begin() + USED, found.ids.end()) ==
+          std::vector<int64_t>(expected.ids.begin() + USED, expected.ids.end()));
+    for (int64_t time : found.times) CHECK(time >= 0);
+    k2quant_pool_close(isa, pool);
+}
+
+void what_does_not_fit_is_refused() {
+    void* pool = nullptr;
+    CHECK(k2quant_pool_open(K2QUANT_PORTABLE, 1, 1, 0, &pool) == K2QUANT_OK);
+    Model model;
+    const auto refused = [&](int64_t position, int64_t most_used) {
+        Run run;
+        return run.pass(K2QUANT_PORTABLE, pool, model, position, most_used) == K2QUANT_BAD_ARGUMENT;
+    };
+    CHECK(!refused(2, USED));
+    CHECK(refused(CAPACITY, USED));
+    CHECK(refused(-1, USED));
+    CHECK(refused(0, USED - 1));
+    model.layers[0].norm = nullptr;
+    CHECK(refused(0, USED));
+    model.layers[0].norm = model.numbers.some(HIDDEN);
+    model.router[1].hidden = HIDDEN + 1;
+    CHECK(refused(0, USED));
+    model.router[1].hidden = HIDDEN;
+    model.layers[2].attention = nullptr;
+    CHECK(refused(0, USED));
+    k2quant_pool_close(K2QUANT_PORTABLE, pool);
+}
+
+}  // namespace
+
+int main() {
+    for (int isa = K2QUANT_PORTABLE; isa <= K2QUANT_AVX512VNNI; ++isa) {
+        for (int threads : {1, 3}) {
+            if (k2quant_isa_works(isa)) a_pass_is_what_the_single_calls_make(isa, threads);
+        }
+    }
+    what_does_not_fit_is_refused();
+    std::puts("pass: ok");
+}
