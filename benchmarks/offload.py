@@ -6,7 +6,8 @@
     python -m benchmarks.offload prefill slice.gguf --share 0.25       2,048 tokens when a quarter of the experts fits
 
 Every round measures the drive too: direct reads of random experts of the same file, as the manager reads them. Each
-side lives in a control group of its own with the same limit, and sleeps while the other is measured. llama.cpp maps the
+side lives in a control group of its own with the same limit, and sleeps while the other is measured; where both limits
+together are more than three quarters of the memory, one side is measured after the other. llama.cpp maps the
 file and does not repack it: with repacking it does not come to an end under a limit. Results are JSON on stdout.
 """
 
@@ -25,16 +26,20 @@ from k2lite.environment import prepare_threads
 
 prepare_threads()  # before torch is loaded: its threads shall not spin beside ours
 
+import psutil  # noqa: E402
 import torch  # noqa: E402
 
+from k2lite import own_memory  # noqa: E402
 from k2lite.bench.memory_limit import forget_cached, memory_group  # noqa: E402
 from k2lite.bench.spread import Spread, ratios  # noqa: E402
 from k2lite.bench.worker import Worker  # noqa: E402
 from k2lite.config_gguf import config_from_gguf  # noqa: E402
 from k2lite.expert_names import is_expert_tensor  # noqa: E402
 from k2lite.expert_slabs import expert_slabs  # noqa: E402
+from k2lite.layer import ATTENTION_TOKENS  # noqa: E402
 from k2lite.load import LoadedModel, load_model, usable_cores  # noqa: E402
 from k2lite.load_gguf import GgufTensors  # noqa: E402
+from k2lite.own_memory import PromptMemory, budget_for, own_bytes  # noqa: E402
 from k2lite.prompt import encode_raw  # noqa: E402
 from k2lite.sizes import parse_size  # noqa: E402
 from k2lite.tokenizer import Tokenizer  # noqa: E402
@@ -50,6 +55,8 @@ from quant.gguf.gguf_file import GgufFile  # noqa: E402
 _ROOF_SLOTS = 16
 _FRESH_SLOTS = 64
 _PEER_TOKENS = 4
+# More for all limits together, and the sides are measured one after the other.
+_MOST_OF_MEMORY = 0.75
 _COLD_PROMPTS = (1, 8)
 
 
@@ -114,36 +121,73 @@ class DriveRoof:
 
 def _decode(options: argparse.Namespace) -> dict[str, Any]:
     """New tokens under a limit."""
-    roof = DriveRoof(options.path)
-    rates: dict[str, list[float]] = {"drive": [], "k2lite": [], "llama.cpp": []}
-    read_bytes: list[float] = []
-    with ExitStack() as stack:
-        sides = {"k2lite": _limited(stack, "k2lite", options.limit)}
-        facts = sides["k2lite"].ask("load", **_load(options, capacity=512))
-        if not options.no_peer:
-            forget_cached([options.path])  # what lies there already would not count against the limit
-            peer = sides["llama.cpp"] = _limited(stack, "llama.cpp", options.limit)
-            peer.ask("load", path=str(options.path), capacity=512, threads=facts["threads"], repack=False)
-            peer.ask("choose", prefill_tokens=[], depth=0)
-        sides["k2lite"].ask("decode", tokens=2 * options.tokens, depth=0, seed=_seed())  # fills the slots
-        for number in range(options.rounds):
-            rates["drive"].append(roof.bytes_per_s())
-            for name in list(sides) if number % 2 else list(sides)[::-1]:
-                tokens = options.tokens if name == "k2lite" else _PEER_TOKENS
-                answer = sides[name].ask("decode", tokens=tokens, depth=0, seed=_seed())
-                rates[name].append(tokens / answer["seconds"])
-                if name == "k2lite":
-                    read_bytes.append(answer["counters"].get("drive_bytes", 0) / tokens)
-            print({name: round(found[-1], 2) for name, found in rates.items() if found}, file=sys.stderr)
-        peaks = {name: side.ask("facts")["peak_rss_bytes"] for name, side in sides.items()}
-    shares = [
-        rate * nbytes / drive for rate, nbytes, drive in zip(rates["k2lite"], read_bytes, rates["drive"], strict=True)
-    ]
-    result = {f"{name}_per_s": _spread(found) for name, found in rates.items() if found}
-    result |= {"drive_bytes_per_token": _spread(read_bytes), "drive_share": _spread(shares)}
-    if not options.no_peer:
-        result["ratio"] = _spread(ratios(rates["k2lite"], rates["llama.cpp"]))
-    return result | {"limit_bytes": options.limit, "peak_rss_bytes": peaks}
+    decoding, names = _Decoding(options), ["k2lite"] if options.no_peer else ["k2lite", "llama.cpp"]
+    together = len(names) * options.limit < _MOST_OF_MEMORY * psutil.virtual_memory().total
+    for group in [names] if together else [[name] for name in names]:
+        with ExitStack() as stack:
+            for name in group:
+                decoding.open(name, stack)
+            for number in range(options.rounds):
+                decoding.probe_drive()
+                for name in group if number % 2 else group[::-1]:
+                    decoding.decode(name)
+                print(decoding.latest(), file=sys.stderr)
+            decoding.close()
+    return decoding.result() | {"limit_bytes": options.limit, "interleaved": together}
+
+
+class _Decoding:
+    """Both sides, as far as they are open, and what was measured."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options, self._roof = options, DriveRoof(options.path)
+        self._sides: dict[str, Worker] = {}
+        self._threads = usable_cores()
+        self._rates: dict[str, list[float]] = {"drive": [], "k2lite": [], "llama.cpp": []}
+        self._read_bytes, self._shares, self._peaks = list[float](), list[float](), dict[str, int]()
+
+    def open(self, name: str, stack: ExitStack) -> None:
+        """Load a side under the limit and fill its memory."""
+        forget_cached([self._options.path])  # what lies there already would not count against the limit
+        side = self._sides[name] = _limited(stack, name, self._options.limit)
+        if name == "k2lite":
+            self._threads = side.ask("load", **_load(self._options, capacity=512))["threads"]
+        else:
+            path = str(self._options.path)
+            side.ask("load", path=path, capacity=512, threads=self._threads, repack=False)
+            side.ask("choose", prefill_tokens=[], depth=0)
+        tokens = 2 * (self._options.tokens if name == "k2lite" else _PEER_TOKENS)
+        side.ask("decode", tokens=tokens, depth=0, seed=_seed())
+
+    def probe_drive(self) -> None:
+        """At the beginning of a round."""
+        self._rates["drive"].append(self._roof.bytes_per_s())
+
+    def decode(self, name: str) -> None:
+        """One side's part of a round."""
+        tokens = self._options.tokens if name == "k2lite" else _PEER_TOKENS
+        answer = self._sides[name].ask("decode", tokens=tokens, depth=0, seed=_seed())
+        self._rates[name].append(tokens / answer["seconds"])
+        if name == "k2lite":
+            self._read_bytes.append(answer["counters"].get("drive_bytes", 0) / tokens)
+            self._shares.append(self._rates[name][-1] * self._read_bytes[-1] / self._rates["drive"][-1])
+
+    def close(self) -> None:
+        """Note what the open sides took; who opened them ends them."""
+        self._peaks |= {name: side.ask("facts")["peak_rss_bytes"] for name, side in self._sides.items()}
+        self._sides = {}
+
+    def latest(self) -> dict[str, float]:
+        """For who waits."""
+        return {name: round(found[-1], 2) for name, found in self._rates.items() if found}
+
+    def result(self) -> dict[str, Any]:
+        """All rounds."""
+        result: dict[str, Any] = {f"{name}_per_s": _spread(found) for name, found in self._rates.items() if found}
+        result |= {"drive_bytes_per_token": _spread(self._read_bytes), "drive_share": _spread(self._shares)}
+        if self._rates["llama.cpp"]:
+            result["ratio"] = _spread(ratios(self._rates["k2lite"], self._rates["llama.cpp"]))
+        return result | {"peak_rss_bytes": self._peaks}
 
 
 def _cold(options: argparse.Namespace) -> dict[str, Any]:
@@ -249,9 +293,10 @@ def _prefill(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _budget_for(slot_bytes: int, resident_bytes: int, whole: LoadedModel, tokens: int) -> int:
-    from k2lite.load_gguf import buffer_bytes
-
-    return slot_bytes + resident_bytes + buffer_bytes(min(512, tokens), whole.model.config)
+    """A budget of which this is left for slots when a short prompt is read."""
+    config = whole.model.config
+    buffers = PromptMemory(config, usable_cores()).bytes_of(min(ATTENTION_TOKENS, tokens))
+    return budget_for(slot_bytes + resident_bytes + buffers, own_bytes(config, own_memory.resident_bytes()))
 
 
 def _limited(stack: ExitStack, side: str, limit_bytes: int) -> Worker:

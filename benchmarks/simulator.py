@@ -1,6 +1,6 @@
 """The simulator against reality: predicted and measured tokens per second of one file on this machine.
 
-    python -m benchmarks.simulator [--file FILE | --folder FOLDER] [--tokens N] [--json]
+    python -m benchmarks.simulator [--file FILE | --folder FOLDER] [--tokens N] [--settings N ...] [--json]
 
 Without --file a K2-width slice with random weights is made in FOLDER and removed again: one dense layer and three of 48
 experts, 8 used, everything an expert has of one type. The same tokens are decoded twice under every setting, the second
@@ -32,8 +32,11 @@ prepare_threads()  # before torch is loaded: its threads shall not spin beside o
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from k2lite.card_placement import place_on_cards  # noqa: E402
+from k2lite.config_gguf import config_from_gguf  # noqa: E402
 from k2lite.load import LoadedModel, load_model  # noqa: E402
 from k2lite.model_bytes import model_bytes_of_file  # noqa: E402
+from k2lite.own_memory import PromptMemory, budget_for, own_bytes, resident_bytes  # noqa: E402
 from k2lite.synth.families import shape_named  # noqa: E402
 from k2lite.synth.shapes import Changes  # noqa: E402
 from k2lite.synth.synth import SynthRequest, plan_synthetic, write_synthetic  # noqa: E402
@@ -42,21 +45,24 @@ from offload.dispatch import CardSpeeds, MachineSpeeds  # noqa: E402
 from offload.drive import Drive  # noqa: E402
 from offload.memory_options import CardSpec, MemoryOptions  # noqa: E402
 from offload.probe_drive import probe_drive  # noqa: E402
+from offload.probe_host import usable_cores  # noqa: E402
 from offload.simulate import Simulated, Workplace, simulate  # noqa: E402
-from offload.state import ExpertsState, TierState  # noqa: E402
 from offload.trace import read_trace  # noqa: E402
+from quant.gguf.gguf_file import GgufFile  # noqa: E402
+from quant.kernels import ExpertCall  # noqa: E402
 
 TOLERANCE = 0.15
 _CHANGES = Changes(layers=4, experts=48, vocab=8192)
 _RECIPE = "K2_4"  # every expert of one size
 _EVERYTHING = 1 << 50
-_BUFFER_BYTES = 256 << 20
+_CONTEXT_TOKENS = 512
+_ENOUGH_PRODUCTS = 50
 
 
 @dataclass(frozen=True)
 class Setting:
-    """`ram` is the share of the experts' bytes that RAM may hold, `cards` that of each card; `drive_share` slows the
-    drive down to a part of its speed."""
+    """`ram` is about the share of the experts' bytes that RAM may hold, `cards` that of each card beside an equal share
+    of all layers; `drive_share` slows the drive down to a part of its speed."""
 
     name: str
     ram: float
@@ -100,7 +106,10 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="k2lite-simulator-", dir=options.folder)))
         file = options.file or _slice(folder)
         ids = torch.randint(1000, (options.tokens,), generator=torch.Generator().manual_seed(1))
-        rows = [_compared(setting, file, folder, ids) for setting in SETTINGS]
+        rows = []
+        for number in options.settings:
+            rows.append(_compared(SETTINGS[number], file, folder, ids))
+            print(*_lines(rows[-1:]), sep="\n", file=sys.stderr)
     print(json.dumps(rows) if options.json else "\n".join(_lines(rows)))
     return int(any(abs(row["error"]) > TOLERANCE for row in rows))
 
@@ -122,13 +131,20 @@ def _compared(setting: Setting, file: Path, folder: Path, ids: torch.Tensor) -> 
         loaded.model.settle()
         _decode(loaded, ids)  # into memory that nobody has used before: slower, and once only
         run = _Run(loaded)
-        experts = loaded.model._experts
-        with mock.patch.multiple(experts, forward=run.forward, announce=run.announce):
+        with run.watching():
             seconds = _decode(loaded, ids)
-        run.end()
     drive = setting.drive_share * (drive + probe_drive(file, 1.0).bytes_per_s) / 2
     trace = read_trace(trace_path, loaded.model.config.n_experts)
     return _row(setting, drive, seconds / len(ids), run, simulate(trace, _workplace(setting, file, drive, run)))
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A call of the kernels: how many experts it was for, and whether something was being copied when it began."""
+
+    experts: int
+    seconds: float
+    disturbed: bool
 
 
 class _Run:
@@ -137,9 +153,25 @@ class _Run:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded, self._forward = loaded, loaded.model._experts.forward
         self._announce, self._leads, self._announced = loaded.model._experts.announce, list[float](), 0.0
+        self._tiers = loaded.model._experts._inner._tiers
+        self._add, self._products = self._tiers.multiplier.add, list[_Product]()
         self._times: list[tuple[int, float, float]] = []
-        self.state = self._before = loaded.model.experts_state()
-        self._counters_before = loaded.model.counters()
+        self.state = loaded.model.experts_state()
+        self._counters_before, self._stall_before_s = loaded.model.counters(), self._tiers.tally.stall_s
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look at everything that is done in this block."""
+        experts, multiplier = self._loaded.model._experts, self._tiers.multiplier
+        with (
+            mock.patch.multiple(experts, forward=self.forward, announce=self.announce),
+            mock.patch.object(multiplier, "add", self.add),
+        ):
+            yield
+        self._loaded.model.settle()
+        self.state, counters = self._loaded.model.experts_state(), self._loaded.model.counters()
+        self.uses = {name: count - self._counters_before[name] for name, count in counters.items()}
+        self._stall_s = self._tiers.tally.stall_s - self._stall_before_s
 
     def forward(self, layer: int, *arguments: Any) -> Any:
         """See Experts.forward."""
@@ -157,49 +189,55 @@ class _Run:
             self._announced = time.perf_counter()
         self._announce(layer, stream)
 
-    def end(self) -> None:
-        """It is over."""
-        self._loaded.model.settle()
-        self.state = self._loaded.model.experts_state()
-        counters = self._loaded.model.counters()
-        self.uses = {name: count - self._counters_before[name] for name, count in counters.items()}
+    def add(self, x: torch.Tensor, calls: Sequence[ExpertCall], y: torch.Tensor) -> None:
+        """See Multiplier.add."""
+        disturbed = bool(self._tiers.pool._under_way)
+        started = time.perf_counter()
+        self._add(x, calls, y)
+        self._products.append(_Product(len(calls), time.perf_counter() - started, disturbed))
 
     @property
     def expert_s(self) -> float:
-        """Of the processor, for one expert."""
-        busy_s = self._ram(self.state).busy_s - self._ram(self._before).busy_s
-        shared = self._loaded.model.config.n_shared_experts * len(self._times)
-        return busy_s / (self.uses["ram_experts"] + self.uses["drive_experts"] + shared)
+        """Of the processor, for one expert, by products during which nothing was copied, where there are enough."""
+        alone = [product for product in self._products if not product.disturbed]
+        chosen = alone if len(alone) >= _ENOUGH_PRODUCTS else self._products
+        return sum(product.seconds for product in chosen) / sum(product.experts for product in chosen)
 
     @property
     def layer_s(self) -> float:
-        """Between two layers' routed experts."""
+        """Beside a layer's routed experts and waiting for them."""
         gaps = [later[1] - sooner[2] for sooner, later in pairwise(self._times) if later[0] > sooner[0]]
-        return statistics.mean(gaps) + self._loaded.model.config.n_shared_experts * self.expert_s
+        inside = sum(ended - started for _, started, ended in self._times)
+        inside -= self._stall_s + sum(product.seconds for product in self._products)
+        return statistics.mean(gaps) + inside / len(self._times) + self._shared_s
 
     @property
     def token_s(self) -> float:
-        """What passes between two tokens, in addition."""
+        """What passes between two tokens, in addition to what a layer takes."""
         gaps = [later[1] - sooner[2] for sooner, later in pairwise(self._times) if later[0] < sooner[0]]
-        shared = self._loaded.model.config.n_shared_experts * self.expert_s
-        return statistics.mean(gaps) + shared - self.layer_s
+        between = [later[1] - sooner[2] for sooner, later in pairwise(self._times) if later[0] > sooner[0]]
+        return statistics.mean(gaps) - statistics.mean(between)
 
     @property
     def lead_s(self) -> float:
         """Of that, what passes behind the guess of the first layer's experts."""
-        shared = self._loaded.model.config.n_shared_experts * self.expert_s
-        return max(0.0, statistics.mean(self._leads) + shared - self.layer_s)
+        return max(0.0, statistics.mean(self._leads) + self._shared_s - self.layer_s)
 
-    def slots(self, tier: str) -> int:
-        """Experts that a tier has room for."""
+    @property
+    def _shared_s(self) -> float:
+        return self._loaded.model.config.n_shared_experts * self.expert_s
+
+    def slots(self, tier: str, slot_bytes: int) -> int:
+        """Experts of about so many bytes that a tier has room for."""
         capacity = next(found.capacity_bytes for found in self.state.tiers if found.name == tier)
-        total = next(found.capacity_bytes for found in self.state.tiers if found.name == "drive")
-        experts = sum(map(len, self.state.places.values()))
-        return round(capacity * experts / total)
+        return round(capacity / slot_bytes)
 
-    @staticmethod
-    def _ram(state: ExpertsState) -> TierState:
-        return next(tier for tier in state.tiers if tier.name == "RAM")
+    @property
+    def homes(self) -> dict[int, int]:
+        """The card of each layer with experts, counted from 0, as far as cards hold layers."""
+        layers = [layer for layer in self._loaded.model._layers if layer.router is not None]
+        names = [layer.home.name for layer in layers]
+        return {index: int(name.split(":")[1]) for index, name in enumerate(names) if ":" in name}
 
     @property
     def guessed_right(self) -> float | None:
@@ -221,13 +259,14 @@ def _workplace(setting: Setting, file: Path, drive: float, run: _Run) -> Workpla
             cpu_flops=1e12,
             cards=(CardSpeeds(size / run.expert_s, link, 1e12),) * len(setting.cards),
         ),
-        ram_bytes=None if mapped else run.slots("RAM") * size,
-        card_bytes=tuple(run.slots(f"card {number}") * size for number in range(len(setting.cards))),
+        ram_bytes=None if mapped else run.slots("RAM", size) * size,
+        card_bytes=tuple(run.slots(f"card {number}", size) * size for number in range(len(setting.cards))),
         slot_bytes=size,
         work_bytes=size,
         layer_s=run.layer_s,
         token_s=run.token_s,
         lead_s=run.lead_s,
+        homes=run.homes,
         cards_are_virtual=True,
         guessed_right=None if mapped else run.guessed_right,
     )
@@ -260,13 +299,20 @@ def _row(setting: Setting, drive: float, token_s: float, run: _Run, found: Simul
 
 
 def _budgets(setting: Setting, file: Path) -> MemoryOptions:
-    """Bytes for the shares of a setting."""
+    """Bytes for the shares of a setting. Cards hold layers first, so they get room for those too."""
     model = model_bytes_of_file(file)
-    besides = model.resident_bytes + model.embedding_bytes + _BUFFER_BYTES
-    budget = _EVERYTHING if setting.ram > 1 else besides + int(setting.ram * model.experts_bytes)
-    sizes = [int(share * model.experts_bytes) for share in setting.cards]
+    of_layers = model.resident_bytes + _CONTEXT_TOKENS * model.cache_bytes
+    sizes = [int(share * model.experts_bytes + of_layers / len(setting.cards)) for share in setting.cards]
     cards = tuple(CardSpec("virtual", size, number) for number, size in enumerate(sizes))
-    return MemoryOptions(ram_budget_bytes=budget, cards=cards)
+    if setting.ram > 1:
+        return MemoryOptions(ram_budget_bytes=_EVERYTHING, context_tokens=_CONTEXT_TOKENS, cards=cards)
+    with GgufFile.open(file) as opened:
+        config = config_from_gguf(opened.metadata)
+        on_cards = place_on_cards(opened, config, cards, _CONTEXT_TOKENS).resident_bytes
+    buffers = PromptMemory(config, usable_cores()).bytes_of(1, longest=1024)
+    needed = int(setting.ram * model.experts_bytes) + model.resident_bytes + model.embedding_bytes - on_cards + buffers
+    budget = budget_for(needed, own_bytes(config, resident_bytes()))
+    return MemoryOptions(ram_budget_bytes=budget, context_tokens=_CONTEXT_TOKENS, cards=cards)
 
 
 @contextmanager
@@ -306,6 +352,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--file", type=Path, help="a GGUF file of the recipe K2_4")
     parser.add_argument("--folder", type=Path, help="where the slice is made (default: the folder for temporary files)")
     parser.add_argument("--tokens", type=int, default=60, help="decoded under each setting")
+    every = range(len(SETTINGS))
+    parser.add_argument("--settings", type=int, nargs="+", choices=every, default=every, metavar="N", help="from 0 on")
     parser.add_argument("--json", action="store_true", help="one JSON list")
     return parser.parse_args()
 

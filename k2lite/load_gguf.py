@@ -1,23 +1,19 @@
 """A GGUF file's weights into a model: mapped where memory holds them all, else with experts read as they are needed."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from k2lite.card_placement import CardPlacement, place_on_cards
 from k2lite.config import ModelConfig
-from k2lite.engine_options import DEFAULT_CONTEXT_TOKENS
 from k2lite.expert_names import is_expert_tensor
 from k2lite.expert_slabs import expert_slabs
-from k2lite.kv_cache import cache_bytes
-from k2lite.layer import ATTENTION_TOKENS, Choice
+from k2lite.layer import Choice
 from k2lite.model import Model
-from k2lite.sizes import format_bytes
+from k2lite.ram_budget import LARGEST_CHUNK_TOKENS, Placement, WeightBytes, context_tokens, default_budget, place
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
-from offload.build import layout_of, mapped_experts_with_cards, paged_experts
+from offload.build import mapped_experts_with_cards, paged_experts
 from offload.experts import Experts, MappedExperts
-from offload.free_memory import default_budget_bytes
 from offload.lookahead import RouterGuess
 from offload.memory_options import MemoryOptions
 from offload.resident import FileRange, read_ranges
@@ -29,13 +25,6 @@ from quant.kernels import Kernels
 from quant.tensor import QuantizedTensor
 
 ByteProgress = Callable[[int, int], None]
-
-# A chunk of a prompt may keep this share of the budget busy with its activations.
-_CHUNK_SHARE = 0.1
-_LARGEST_CHUNK_TOKENS = 4096
-# Activations of a token that are there at a time, in vectors of the stream's width: the stream, its norm, the experts'
-# sum, the attention's output, and what joins parts of them.
-_VECTORS_OF_A_TOKEN = 6
 
 
 class GgufTensors:
@@ -69,17 +58,6 @@ class ResidentTensors:
         return self._tensors.get(name)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """How a budget is shared out: bytes for experts' slots, and the longest chunk of a prompt.
-
-    `slot_bytes` None means that everything is mapped. The activations of longer chunks take the place of slots.
-    """
-
-    slot_bytes: int | None
-    chunk_tokens: int | None = None
-
-
 def load_weights(
     file: GgufFile,
     config: ModelConfig,
@@ -94,12 +72,15 @@ def load_weights(
     slabs = expert_slabs(file, WeightReader(config, GgufTensors(file)), layers)
     if memory.cards and not slabs.layers:
         raise RequestError("--devices has no effect: this model has no experts to put there; leave it out")
-    on_cards = place_on_cards(file.tensors, config, memory.cards, context_in_use(config, memory))
-    placement = place(file, config, slabs, memory, on_cards, watched=isinstance(kernels, WeightWatcher))
+    on_cards = place_on_cards(file.tensors, config, memory.cards, context_tokens(config, memory))
+    resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
+    in_ram = WeightBytes(total - on_cards.resident_bytes, resident - on_cards.resident_bytes)
+    cached = on_cards.layers_in_ram(config)
+    placement = place(in_ram, config, slabs, memory, isinstance(kernels, WeightWatcher), cached)
     builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
         # What is watched may be larger, and would push itself out.
-        roomy = total <= _default_budget(config, memory, on_cards)
+        roomy = total <= default_budget(config, memory, cached)
         model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards, roomy), builders)
         if roomy:
             # Without cards experts come in the background: an answer can begin before all are there.
@@ -109,83 +90,9 @@ def load_weights(
         model.listen(None)
     else:
         tensors = ResidentTensors(file, progress)
-        model = build_model(config, tensors, kernels, _paged(config, slabs, memory, on_cards, placement), builders)
+        model = build_model(config, tensors, kernels, paged(config, slabs, memory, placement, on_cards), builders)
     progress(total, total)
     return model
-
-
-def place(
-    file: GgufFile,
-    config: ModelConfig,
-    slabs: SlabMap,
-    memory: MemoryOptions,
-    on_cards: CardPlacement,
-    watched: bool = False,
-) -> Placement:
-    """Decide between mapped and paged, and share out the budget. Raises RequestError with the numbers.
-
-    What lies `on_cards` takes no RAM.
-
-    Weights that are `watched` must not come and go: they are mapped, whatever that costs.
-    """
-    budget = _default_budget(config, memory, on_cards) if memory.ram_budget_bytes is None else memory.ram_budget_bytes
-    total = sum(info.nbytes for info in file.tensors.values()) - on_cards.resident_bytes
-    if total <= budget or watched or not slabs.layers:
-        _check_mapped(total, budget, memory)
-        return Placement(None)
-    resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
-    resident -= on_cards.resident_bytes
-    chunk = _chunk_tokens(budget, config)
-    buffers = buffer_bytes(ATTENTION_TOKENS, config)
-    smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
-    slots = budget - resident - buffers
-    if slots < smallest:
-        raise RequestError(
-            f"a RAM budget of {format_bytes(budget)} is too small: weights that every token needs take "
-            f"{format_bytes(resident)}, buffers {format_bytes(buffers)} and one expert of each size "
-            f"{format_bytes(smallest)}: give --ram-budget {resident + buffers + smallest} or more"
-        )
-    return Placement(slots, chunk)
-
-
-def _default_budget(config: ModelConfig, memory: MemoryOptions, on_cards: CardPlacement) -> int:
-    """What is free, less the cache that will be made there."""
-    layers = on_cards.layers_in_ram(config)
-    return default_budget_bytes(cache_bytes(config, context_in_use(config, memory), layers))
-
-
-def context_in_use(config: ModelConfig, memory: MemoryOptions) -> int:
-    """Positions that a cache will be made for."""
-    return min(config.context_length, memory.context_tokens or DEFAULT_CONTEXT_TOKENS)
-
-
-def _check_mapped(total: int, budget: int, memory: MemoryOptions) -> None:
-    """Raises RequestError for what has no effect on a model that stays in memory as a whole."""
-    if memory.mirror is not None:
-        raise RequestError(
-            f"--mirror has no effect: all {format_bytes(total)} of the model stay in memory; leave it out, or give a "
-            "smaller --ram-budget"
-        )
-    if total > budget and memory.ram_budget_bytes is not None:
-        raise RequestError(
-            f"--ram-budget {format_bytes(budget)} is too small: all {format_bytes(total)} of this model are needed at "
-            "any time"
-        )
-
-
-def _chunk_tokens(budget: int, config: ModelConfig) -> int:
-    """As many tokens of a prompt as their share of the budget has room for, in whole parts of the attention."""
-    fitting = int(budget * _CHUNK_SHARE) // _token_bytes(config)
-    return max(ATTENTION_TOKENS, min(_LARGEST_CHUNK_TOKENS, fitting) // ATTENTION_TOKENS * ATTENTION_TOKENS)
-
-
-def buffer_bytes(chunk_tokens: int, config: ModelConfig) -> int:
-    """What computing a chunk of a prompt takes beside the weights."""
-    return chunk_tokens * _token_bytes(config)
-
-
-def _token_bytes(config: ModelConfig) -> int:
-    return _VECTORS_OF_A_TOKEN * 4 * config.hidden_size
 
 
 def _mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_up: bool) -> MakeExperts:
@@ -200,7 +107,7 @@ def _mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_u
                 kernels,
                 layers,
                 on_cards.cards,
-                prefill_tokens=_LARGEST_CHUNK_TOKENS,
+                prefill_tokens=LARGEST_CHUNK_TOKENS,
                 later_notes=on_cards.notes,
             )
         arrays = [tensor.data for layer in layers.values() for tensor in layer.tensors]
@@ -209,9 +116,14 @@ def _mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_u
     return make
 
 
-def _paged(
-    config: ModelConfig, slabs: SlabMap, memory: MemoryOptions, on_cards: CardPlacement, placement: Placement
+def paged(
+    config: ModelConfig,
+    slabs: SlabMap,
+    memory: MemoryOptions,
+    placement: Placement,
+    on_cards: CardPlacement,
 ) -> MakeExperts:
+    """Experts that are read from the drive into the slots of `placement`."""
     slot_bytes = placement.slot_bytes
     assert slot_bytes is not None
 
@@ -225,8 +137,7 @@ def _paged(
             cards=on_cards.cards,
             mirror=memory.mirror,
             prefill_tokens=placement.chunk_tokens,
-            token_bytes=_token_bytes(config),
-            short_tokens=ATTENTION_TOKENS,
+            chunk_bytes=placement.chunk_bytes,
             later_notes=on_cards.notes,
         )
 

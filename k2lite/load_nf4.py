@@ -1,26 +1,60 @@
-"""The tensors of an NF4 folder in memory, named and stacked as in a GGUF file."""
+"""The tensors of an NF4 folder, named and stacked as in a GGUF file: in memory, or with experts read when needed."""
 
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
 from torch import Tensor
 
+from k2lite.card_placement import CardPlacement
 from k2lite.config import ModelConfig
+from k2lite.expert_names import is_expert_tensor
+from k2lite.load_gguf import paged
+from k2lite.nf4_experts import bytes_in_memory, entries_of, nf4_sizes, nf4_slabs, type_in_memory
+from k2lite.ram_budget import WeightBytes, place
 from k2lite.tensor_layout import TensorLayout, tensor_layouts
-from k2lite.weights import float_tensor
+from k2lite.weights import MakeExperts, float_tensor
+from offload.memory_options import MemoryOptions
 from quant.errors import CheckpointError
 from quant.nf4.nf4_file import Entry, Nf4Entry, Nf4Folder, PlainEntry
 from quant.nf4.values import BLOCK, NF4, to_blocks
 from quant.tensor import QuantizedTensor
-from quant.types import BlockType, block_type
+from quant.types import BlockType
 
 ByteProgress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class Nf4Weights:
+    """Tensors by their GGUF names, and who makes the experts where those are not among them.
+
+    `total_bytes` is what all weights would take in memory.
+    """
+
+    tensors: dict[str, QuantizedTensor]
+    total_bytes: int
+    make_experts: MakeExperts | None = None
+
+
+def load_nf4_weights(
+    folder: Nf4Folder, config: ModelConfig, memory: MemoryOptions, progress: ByteProgress, watched: bool = False
+) -> Nf4Weights:
+    """All weights, or those that every token needs where the budget has no room for more. Raises K2Error."""
+    sizes = nf4_sizes(folder, config)
+    total = sum(sizes.values())
+    resident = sum(nbytes for name, nbytes in sizes.items() if not is_expert_tensor(name))
+    slabs = nf4_slabs(folder, config)
+    placement = place(WeightBytes(total, resident), config, slabs, memory, watched or bool(memory.cards))
+    if placement.slot_bytes is None:
+        tensors, _ = read_nf4_tensors(folder, config, progress)
+        return Nf4Weights(tensors, total)
+    tensors, _ = read_nf4_tensors(folder, config, progress, with_experts=False)
+    return Nf4Weights(tensors, total, paged(config, slabs, memory, placement, CardPlacement()))
+
+
 def read_nf4_tensors(
-    folder: Nf4Folder, config: ModelConfig, progress: ByteProgress
+    folder: Nf4Folder, config: ModelConfig, progress: ByteProgress, with_experts: bool = True
 ) -> tuple[dict[str, QuantizedTensor], int]:
     """Every tensor of the model by its GGUF name, and the bytes that they take.
 
@@ -28,9 +62,9 @@ def read_nf4_tensors(
     halves of kv_b_proj) becomes F32. `progress` is told (bytes ready, bytes in all). Raises CheckpointError when
     something is missing, damaged or of another model, or memory cannot hold it all.
     """
-    layouts = tensor_layouts(config)
-    types = [_type_in_memory(folder, layout) for layout in layouts]
-    sizes = [_nbytes(layout, kind) for layout, kind in zip(layouts, types, strict=True)]
+    layouts = [layout for layout in tensor_layouts(config) if with_experts or not is_expert_tensor(layout.name)]
+    types = [type_in_memory(folder, layout) for layout in layouts]
+    sizes = [bytes_in_memory(layout, kind) for layout, kind in zip(layouts, types, strict=True)]
     total, available = sum(sizes), psutil.virtual_memory().available
     if total > available:
         raise CheckpointError(
@@ -46,45 +80,11 @@ def read_nf4_tensors(
     return tensors, total
 
 
-def _nbytes(layout: TensorLayout, kind: BlockType) -> int:
-    return math.prod(layout.shape[:-1]) * kind.row_bytes(layout.shape[-1])
-
-
-def _entries(folder: Nf4Folder, layout: TensorLayout) -> list[Entry]:
-    """What a tensor is made of. Raises CheckpointError when a part is missing or has another shape."""
-    entries = []
-    for name in map(layout.source_name, range(layout.parts)):
-        entry = folder.entries.get(name)
-        if entry is None:
-            raise CheckpointError(f"{name} is missing from {folder.folder}: download or quantize it again")
-        if entry.shape != layout.source_shape:
-            raise CheckpointError(
-                f"{name} has shape {list(entry.shape)}, but config.json asks for {list(layout.source_shape)}: they are "
-                "of different models"
-            )
-        entries.append(entry)
-    return entries
-
-
-def _type_in_memory(folder: Nf4Folder, layout: TensorLayout) -> BlockType:
-    """The type in which all parts can lie as they are stored, F32 where there is none."""
-    forms = {_form(entry) for entry in _entries(folder, layout)}
-    return block_type("F32") if layout.transform is not None or len(forms) > 1 else forms.pop()
-
-
-def _form(entry: Entry) -> BlockType:
-    if isinstance(entry, PlainEntry):
-        return block_type(entry.storage)
-    # A row that ends within a block shares that block with the next one, and smaller blocks have no type in memory.
-    fits = entry.block % BLOCK == 0 and entry.shape[-1] % entry.block == 0
-    return NF4 if fits else block_type("F32")
-
-
 def _tensor(folder: Nf4Folder, config: ModelConfig, layout: TensorLayout, kind: BlockType) -> QuantizedTensor:
-    entries = _entries(folder, layout)
+    entries = entries_of(folder, layout)
     if layout.transform is not None:
         return float_tensor(layout.transform(entries[0].decode(), config))
-    data = np.empty(_nbytes(layout, kind), dtype=np.uint8)
+    data = np.empty(bytes_in_memory(layout, kind), dtype=np.uint8)
     for entry, part in zip(entries, np.split(data, layout.parts), strict=True):
         _fill(part, entry, kind)
     return QuantizedTensor(kind, layout.shape, data)

@@ -1,6 +1,6 @@
 """Putting tiers together: from where experts lie in files and the budgets to the door."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -45,15 +45,13 @@ def paged_experts(
     cards: Sequence[PoolCard] = (),
     mirror: Path | None = None,
     prefill_tokens: int | None = None,
-    token_bytes: int = 0,
-    short_tokens: int = 0,
+    chunk_bytes: Callable[[int], int] = lambda tokens: 0,
     watch: MemoryWatch | None = None,
     later_notes: Sequence[str] = (),
 ) -> TieredExperts:
     """Experts that are read from the drive into as many slots as the budget allows. Raises StoreError.
 
-    `token_bytes`, `short_tokens` and `later_notes` as in TieredExperts, and `watch`, without which the system's memory
-    is watched.
+    `chunk_bytes` and `later_notes` as in TieredExperts, and `watch`, without which the system's memory is watched.
     """
     layout = layout_of(slabs, used_per_token)
     if slot_budget_bytes < layout.smallest_budget_bytes:
@@ -76,8 +74,7 @@ def paged_experts(
         routers,
         prefill_tokens,
         notes,
-        token_bytes=token_bytes,
-        short_tokens=short_tokens,
+        chunk_bytes=chunk_bytes,
         watch=MemoryWatch() if watch is None else watch,
         later_notes=later_notes,
     )

@@ -5,9 +5,10 @@ from pathlib import Path
 
 # Of the free memory: the system keeps the rest. Past that cliff a "hit" is a page fault, and slower than a read.
 LARGEST_SHARE = 7 / 8
-# What is left for this process itself beside budget and cache; what it really takes stands in docs/offloading.md. Where
-# a control group limits nobody but us, the machine outside has memory of its own, and no more than this has to be left.
-OWN_RESERVE_BYTES = 400 << 20
+# What is left beside budget and cache for what is still to come: the tokenizer's tables, holes in the heap, pages of
+# libraries and files. Where a control group limits nobody but us, the machine outside has memory of its own, and no
+# more than this has to be left.
+OWN_RESERVE_BYTES = 160 << 20
 # Of all memory, the part that should stay free whatever happens, and the most that this is.
 _LEAST_FREE_PART, _LEAST_FREE_BYTES = 64, 1 << 30
 # A shell that started us, and the like.

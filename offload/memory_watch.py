@@ -3,6 +3,8 @@
 What is short is given back out of slots for experts, and taken again when it is free again.
 """
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 
@@ -49,3 +51,11 @@ class MemoryWatch:
             )
         self._short_with = given_up
         return given_up - spare
+
+
+def give_back_heap() -> None:
+    """Have the C library give unused memory back to the system. Otherwise it keeps a part of what a prompt needed."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+        if trim is not None:
+            trim(0)

@@ -60,10 +60,10 @@ class RamTier(Protocol):
     ) -> bool:
         """Have an expert read that is not here, or make its read more urgent. False when there is no slot for it."""
 
-    def lend(self, nbytes: int, keep: float = 0.5) -> None:
+    def lend(self, nbytes: int) -> None:
         """Give so much memory back to the system, and take again what was given before: 0 takes back all.
 
-        The share `keep` of the slots stays, whatever is asked for.
+        One slot of each size stays, whatever is asked for.
         """
 
     @property
@@ -135,7 +135,7 @@ class MappedTier:
         """Nothing has to be read."""
         raise AssertionError(f"{key} is mapped")
 
-    def lend(self, nbytes: int, keep: float = 0.5) -> None:
+    def lend(self, nbytes: int) -> None:
         """The system takes what it needs by itself."""
 
     @property
@@ -215,14 +215,15 @@ class PagedTier:
         slot = self._residency.reserve(key, only_over, instead_of)
         if slot is None:
             return False
-        self._reads[key] = self._reader.submit(key, self._slabs.pieces(key, self._arena.view(slot)), urgency)
+        pieces = self._slabs.pieces(key, self._arena.view(slot))
+        self._reads[key] = self._reader.submit(key, pieces, urgency, self._slabs.finisher(key, self._arena.array(slot)))
         return True
 
-    def lend(self, nbytes: int, keep: float = 0.5) -> None:
+    def lend(self, nbytes: int) -> None:
         """See RamTier.lend."""
         before = set(self._lent)
         self._residency.give_back(self._lent)
-        self._lent = self._residency.lend(nbytes, keep)
+        self._lent = self._residency.lend(nbytes)
         for slot in self._lent:
             if slot not in before:
                 self._in_slot.pop(slot, None)

@@ -7,7 +7,7 @@ gives (docs/offloading.md); nothing has to be built or installed.
 import heapq
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -43,7 +43,10 @@ class Piece:
 
 @dataclass(eq=False)
 class Read:
-    """An expert on its way. Fields belong to the reader until it is handed out by `collect`."""
+    """An expert on its way. Fields belong to the reader until it is handed out by `collect`.
+
+    `finish` is called in a thread of the reader when all bytes are there, before anybody may use them.
+    """
 
     key: ExpertKey
     urgency: Urgency
@@ -52,6 +55,7 @@ class Read:
     cancelled: bool = False
     waiting: list[Piece] = field(default_factory=list)  # not begun, last one first
     running: int = 0
+    finish: Callable[[], None] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -103,9 +107,12 @@ class DriveReader(Closing):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, key: ExpertKey, pieces: Sequence[Piece], urgency: Urgency) -> Read:
-        """Begin to read an expert, pieces in the order given."""
-        read = Read(key, urgency, sum(piece.needed for piece in pieces), waiting=list(reversed(pieces)))
+    def submit(
+        self, key: ExpertKey, pieces: Sequence[Piece], urgency: Urgency, finish: Callable[[], None] | None = None
+    ) -> Read:
+        """Begin to read an expert, pieces in the order given. `finish`, see Read, may raise StoreError."""
+        nbytes = sum(piece.needed for piece in pieces)
+        read = Read(key, urgency, nbytes, waiting=list(reversed(pieces)), finish=finish)
         with self._lock:
             self._open_reads += 1
             self._push(read)
@@ -198,15 +205,22 @@ class DriveReader(Closing):
         with self._lock:
             self._account()
             self._running -= 1
-            read.running -= 1
             if error is None:
                 self._nbytes += piece.needed
                 self._fastest.add(piece.needed, self._busy_s - self._busy_before_s)
                 self._busy_before_s = self._busy_s
             else:
                 read.error = read.error or error
-            if error is not None or read.cancelled or read.error is not None:
+            if read.cancelled or read.error is not None:
                 read.waiting.clear()
+            is_last = read.running == 1 and not read.waiting and read.is_complete
+        if is_last and read.finish is not None:
+            try:
+                read.finish()
+            except StoreError as failure:
+                read.error = failure
+        with self._lock:
+            read.running -= 1
             self._finish_if_ended(read)
 
     def _drop_rest(self, read: Read) -> None:

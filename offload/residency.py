@@ -15,7 +15,6 @@ owns it. The rules:
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 from offload.scores import DecayedScores, decay_for
 from offload.slots import ExpertKey, Slot, SlotTable, classes_of, slots_for
@@ -200,15 +199,14 @@ class Residency:
         self.arrived(key)
         self.ram.remove(key)
 
-    def lend(self, nbytes: int, keep: float = 0.5) -> list[Slot]:
-        """Take slots of at least `nbytes` out of RAM, as far as the share `keep` of each size is left, and one; the
-        lowest experts go.
+    def lend(self, nbytes: int) -> list[Slot]:
+        """Take slots of at least `nbytes` out of RAM, as far as one of each size is left; the lowest experts go.
 
         Their memory may be used for something else until `give_back`.
         """
         lent: list[Slot] = []
         for size_class, count in sorted(enumerate(self.ram.slots), key=lambda pair: -pair[1]):
-            for _ in range(count - max(1, ceil(count * keep))):
+            for _ in range(count - 1):
                 if nbytes <= 0:
                     return lent
                 slot = self.ram.take(size_class)

@@ -34,10 +34,10 @@ class Workplace:
     trace of one model stands for another of the same shares. `layer_s` passes in every layer besides the experts,
     `token_s` once a token, the last `lead_s` of it behind the point where the first layer's experts can be guessed.
     `layer_scale` is how many layers of the model one layer of the trace stands for.
-    `cards_are_virtual`: they lie in host memory and are multiplied by the CPU, in turn. `warm`: RAM is full from the
-    start, of experts that nobody has asked for, as after reading ahead in the background. `decay` of use counts: None
-    takes the runtime's. `guessed_right` is how often the look-ahead's guess of an expert is right, None for no
-    look-ahead.
+    `homes` are the cards that hold layers, by layer. `cards_are_virtual`: they lie in host memory and are
+    multiplied by the CPU, in turn. `warm`: RAM is full from the start, of experts that nobody has asked for, as
+    after reading ahead in the background. `decay` of use counts: None takes the runtime's. `guessed_right` is how
+    often the look-ahead's guess of an expert is right, None for no look-ahead.
     """
 
     speeds: MachineSpeeds
@@ -50,6 +50,7 @@ class Workplace:
     lead_s: float = 0.0
     layer_scale: float = 1.0
     link_share: float = LINK_SHARE
+    homes: Mapping[int, int] = field(default_factory=dict)
     cards_are_virtual: bool = False
     warm: bool = False
     decay: float | None = None
@@ -136,7 +137,7 @@ class _Replay:
             layers=facts,
             residency=self._residency,
             ram=ram,
-            pool=Pool(devices, self._residency, measured, ram.slot_bytes, links, place.link_share),
+            pool=Pool(devices, self._residency, measured, ram.slot_bytes, links, place.link_share, place.homes),
             multiplier=processor,
             speeds=measured,
             tally=Tally(cards=tuple(TierTally() for _ in cards)),

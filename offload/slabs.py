@@ -2,11 +2,13 @@
 
 A slab is an expert's part of one stacked tensor. Slabs begin at any multiple of 32, direct reads only at a block: a
 slot has room for the blocks around each slab, one part behind the other, and tensors are views at the right distance.
+Where a matrix lies in pieces (offload.nf4_slabs), they are put together in its room once they are there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -19,13 +21,66 @@ from quant.types import BlockType
 
 
 @dataclass(frozen=True)
+class PlacedRange:
+    """`nbytes` bytes of a file from `offset` on, whose blocks are read to a room from its byte `place` on."""
+
+    path: Path
+    offset: int
+    nbytes: int
+    place: int = 0
+
+
+class ExpertMatrices(Protocol):
+    """The experts' matrices of one kind."""
+
+    @property
+    def type(self) -> BlockType:
+        """How they are multiplied."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[experts, rows, cols]."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files that they are in."""
+
+    @property
+    def slab_bytes(self) -> int:
+        """Bytes of one expert's matrix as it is multiplied."""
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of a slot that one of them takes, whole blocks."""
+
+    def start(self, expert: int) -> int:
+        """Where its first byte is in the room, less whole blocks."""
+
+    def ranges(self, expert: int) -> Sequence[PlacedRange]:
+        """What has to be read, in this order."""
+
+    def finish(self, expert: int, room: np.ndarray) -> None:
+        """Make the matrix out of what was read. May be called from any thread. Raises StoreError."""
+
+    @property
+    def lies_as_read(self) -> bool:
+        """Whether `finish` has nothing to do."""
+
+
+@dataclass(frozen=True)
 class StackedTensor:
-    """The experts' matrices of one kind in a file: [experts, rows, cols], expert after expert, from `offset` on."""
+    """Expert after expert in one file, from `offset` on. See ExpertMatrices."""
 
     path: Path
     offset: int
     type: BlockType
     shape: tuple[int, int, int]
+    lies_as_read = True
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """See ExpertMatrices.paths."""
+        return [self.path]
 
     @property
     def slab_bytes(self) -> int:
@@ -45,12 +100,55 @@ class StackedTensor:
         """The first byte of a slab."""
         return self.offset + expert * self.slab_bytes
 
+    def ranges(self, expert: int) -> Sequence[PlacedRange]:
+        """See ExpertMatrices.ranges."""
+        return [PlacedRange(self.path, self.start(expert), self.slab_bytes)]
+
+    def finish(self, expert: int, room: np.ndarray) -> None:
+        """See ExpertMatrices.finish."""
+
+
+@dataclass(frozen=True)
+class ScatteredTensor:
+    """Matrices of one kind, each somewhere in some file. See ExpertMatrices."""
+
+    type: BlockType
+    shape: tuple[int, int, int]
+    found: tuple[PlacedRange, ...]
+    lies_as_read = True
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """See ExpertMatrices.paths."""
+        return list(dict.fromkeys(found.path for found in self.found))
+
+    @property
+    def slab_bytes(self) -> int:
+        """See ExpertMatrices.slab_bytes."""
+        return self.type.nbytes(self.shape[1:])
+
+    @property
+    def room_bytes(self) -> int:
+        """See ExpertMatrices.room_bytes."""
+        return block_ceil(self.slab_bytes) + BLOCK_BYTES
+
+    def start(self, expert: int) -> int:
+        """See ExpertMatrices.start."""
+        return self.found[expert].offset
+
+    def ranges(self, expert: int) -> Sequence[PlacedRange]:
+        """See ExpertMatrices.ranges."""
+        return [self.found[expert]]
+
+    def finish(self, expert: int, room: np.ndarray) -> None:
+        """See ExpertMatrices.finish."""
+
 
 @dataclass(frozen=True)
 class LayerSlabs:
     """The experts of a layer: `parts` are gate, up and down, or gate above up in one and down."""
 
-    parts: tuple[StackedTensor, ...]
+    parts: tuple[ExpertMatrices, ...]
 
     @property
     def experts(self) -> int:
@@ -98,8 +196,11 @@ class SlabMap:
     def __init__(self, layers: Mapping[int, LayerSlabs]) -> None:
         self.layers = dict(layers)
         self.paths: tuple[Path, ...] = tuple(
-            dict.fromkeys(part.path for layer in layers.values() for part in layer.parts)
+            dict.fromkeys(path for layer in layers.values() for part in layer.parts for path in part.paths)
         )
+        self._unfinished = {
+            number: not all(part.lies_as_read for part in layer.parts) for number, layer in self.layers.items()
+        }
         self._file = {path: number for number, path in enumerate(self.paths)}
 
     def pieces(self, key: ExpertKey, slot: memoryview) -> list[Piece]:
@@ -107,9 +208,25 @@ class SlabMap:
         layer, expert = key
         pieces, start = [], 0
         for part in self.layers[layer].parts:
-            first = part.start(expert)
-            begin, end = block_floor(first), first + part.slab_bytes
-            target = slot[start : start + block_ceil(end) - begin]
-            pieces += cut(self._file[part.path], begin, target, end - begin)
+            for found in part.ranges(expert):
+                begin, end = block_floor(found.offset), found.offset + found.nbytes
+                first = start + found.place
+                target = slot[first : first + block_ceil(end) - begin]
+                pieces += cut(self._file[found.path], begin, target, end - begin)
             start += part.room_bytes
         return pieces
+
+    def finisher(self, key: ExpertKey, slot: np.ndarray) -> Callable[[], None] | None:
+        """What has to be done in `slot` when all pieces are there; None for nothing."""
+        layer, expert = key
+        parts = self.layers[layer].parts
+        if not self._unfinished[layer]:
+            return None
+
+        def finish() -> None:
+            start = 0
+            for part in parts:
+                part.finish(expert, slot[start : start + part.room_bytes])
+                start += part.room_bytes
+
+        return finish

@@ -4,7 +4,7 @@ One thread, the caller of `forward`, owns everything here; only reading and copy
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from offload.few_tokens import FewTokens
 from offload.lookahead import LookAhead, RouterGuess
 from offload.many_tokens import ManyTokens, Work
-from offload.memory_watch import MemoryWatch
+from offload.memory_watch import MemoryWatch, give_back_heap
 from offload.state import ExpertsState, TierState
 from offload.tiers import Tiers
 from offload.token_groups import group_by_expert
@@ -28,18 +28,16 @@ class TieredExperts:
         routers: Mapping[int, RouterGuess],
         prefill_tokens: int | None = None,
         notes: tuple[str, ...] = (),
-        token_bytes: int = 0,
-        short_tokens: int = 0,
+        chunk_bytes: Callable[[int], int] = lambda tokens: 0,
         watch: MemoryWatch | None = None,
         later_notes: Sequence[str] = (),
     ) -> None:
         """`routers` of all layers, for the look-ahead; `prefill_tokens` as in Experts; `notes` for the user.
 
-        A chunk's tokens take `token_bytes` of memory each, for which slots have to make room from the
-        `short_tokens`-th on. `watch` looks whether memory gets less. Who made the rest of the model may add
-        `later_notes`.
+        Slots make room for the `chunk_bytes` that a chunk of so many tokens takes. `watch` looks whether memory gets
+        less. Who made the rest of the model may add `later_notes`.
         """
-        self._short_tokens, self._token_bytes = short_tokens, token_bytes
+        self._bytes_of_chunk = chunk_bytes
         self._watch, self._given_up_bytes, self._chunk_bytes = watch, 0, 0
         self._tiers = tiers
         self._look_ahead = LookAhead(tiers, routers if tiers.ram.reader_state() is not None else {})
@@ -85,11 +83,13 @@ class TieredExperts:
         return y
 
     def prepare(self, tokens: int) -> None:
-        """See Experts.prepare. A long chunk's activations take the place of some experts meanwhile."""
+        """See Experts.prepare. A chunk's activations take the place of some experts meanwhile."""
         self._tiers.ram.collect()
         self._many.prepare(tokens)
-        needed = max(0, tokens - self._short_tokens) * self._token_bytes
+        needed = self._bytes_of_chunk(tokens)
         if needed != self._chunk_bytes:
+            if needed < self._chunk_bytes:
+                give_back_heap()  # before slots take it again
             self._chunk_bytes = needed
             self._lend()
 
@@ -152,9 +152,8 @@ class TieredExperts:
             self._lend()
 
     def _lend(self) -> None:
-        """For a long chunk as far as half of the slots are left; when memory runs out, all but one of each size."""
-        keep = 0.0 if self._given_up_bytes else 0.5
-        self._tiers.ram.lend(self._chunk_bytes + self._given_up_bytes, keep)
+        """As far as one slot of each size is left."""
+        self._tiers.ram.lend(self._chunk_bytes + self._given_up_bytes)
 
     def _count_uses(self, layer: int, ids: Tensor) -> None:
         """As if the chunk's tokens had come one by one: an early one counts less by now."""

@@ -85,10 +85,10 @@ class VirtualRam:
         self._drive.submit(key, self._work_bytes, urgency, self._clock.now)
         return True
 
-    def lend(self, nbytes: int, keep: float = 0.5) -> None:
+    def lend(self, nbytes: int) -> None:
         """See RamTier.lend."""
         self._residency.give_back(self._lent)
-        self._lent = self._residency.lend(nbytes, keep)
+        self._lent = self._residency.lend(nbytes)
 
     @property
     def lent_bytes(self) -> int:
@@ -141,7 +141,8 @@ class VirtualProcessor(Multiplier):
     def __init__(
         self, clock: VirtualClock, bytes_per_s: float, work_bytes: float, within: "Sequence[VirtualLink]"
     ) -> None:
-        """`within` are copies inside of the host's memory: they and the processor get half of it each."""
+        """`within` are copies inside of the host's memory: they and the processor get half of it each, and take twice
+        as long."""
         self._clock, self._expert_s, self._within = clock, work_bytes / bytes_per_s, within
 
     def add(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor) -> None:
@@ -150,8 +151,12 @@ class VirtualProcessor(Multiplier):
 
     def work(self, seconds: float) -> None:
         """Let as much time pass as `seconds` of undisturbed work take."""
-        copying_s = max((link.busy_until - self._clock.now for link in self._within), default=0.0)
-        self._clock.pass_by(seconds + min(seconds, max(0.0, copying_s) / 2))
+        disturbed_s = 0.0
+        for link in self._within:
+            shared_s = min(seconds, max(0.0, link.busy_until - self._clock.now))
+            link.delay(shared_s)
+            disturbed_s = max(disturbed_s, shared_s)
+        self._clock.pass_by(seconds + disturbed_s)
 
 
 class SimulatedCard:
@@ -203,6 +208,15 @@ class VirtualLink:
         self.busy_until = max(self.busy_until, self._clock.now) + self._copy_s
         move.seconds = self._copy_s
         self._moves.append((self.busy_until, move))
+
+    def delay(self, seconds: float) -> None:
+        """What is under way and what waits behind it take longer."""
+        late = [(end + seconds, move) for end, move in self._moves if end > self._clock.now]
+        if late:
+            late[0][1].seconds += seconds
+            self.busy_until += seconds
+            done = len(self._moves) - len(late)
+            self._moves = deque([*islice(self._moves, done), *late])
 
     def done(self) -> list[Move]:
         """See Copier.done."""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,9 @@ EXAMPLES = """examples:
   k2lite bench --shape k2                             how fast Kimi K2 itself would decode here: an estimate
   k2lite bench k2.gguf --profile                      where a token's time goes
 
---shape writes some gigabytes of random weights to the folder for temporary files (TMPDIR), and removes them."""
+--shape writes some gigabytes of random weights to the folder for temporary files (TMPDIR), and removes them. Where RAM
+cannot hold the whole model, they are measured a second time with as little of them in RAM: TMPDIR should be on the
+drive that the model will be on."""
 
 _SHAPES = ("k2", "moonlight", "deepseek-v3")
 
@@ -81,14 +84,11 @@ def execute(options: argparse.Namespace) -> int:
     if options.shape is not None and options.model is not None:
         raise UsageError("--shape makes a model to measure: leave out either it or MODEL")
     request = _request(options, Path())  # complains about numbers before anything is loaded
-    with _model_file(options) as path:
-        summary = _measured(replace(request, path=path))
-        if options.shape is not None:
-            from k2lite.bench.shape_here import speed_here
-            from k2lite.bench.shape_slice import estimate
-
-            summary["estimate"] = estimate(options.shape, summary)
-            summary["here"] = speed_here(options.shape, summary, path.parent)
+    if options.shape is not None:
+        summary = _measured_shape(options.shape, request)
+    else:
+        with _model_file(options) as path:
+            summary = _measured(replace(request, path=path))
     if options.json:
         print(json.dumps(summary))
     else:
@@ -121,16 +121,31 @@ def _request(options: argparse.Namespace, path: Path) -> BenchOptions:
 
 @contextmanager
 def _model_file(options: argparse.Namespace) -> Iterator[Path]:
-    """The file to measure: the one named, the demo model, or a slice that goes away again."""
-    if options.model is not None:
-        if is_folder(options.model):
-            raise UsageError(f"{options.model} is a folder, but bench measures GGUF files: k2lite quantize makes them")
-        yield options.model
-    elif options.shape is None:
+    """The file to measure: the one named, or the demo model."""
+    if options.model is None:
         yield _demo_file()
+    elif is_folder(options.model):
+        raise UsageError(f"{options.model} is a folder, but bench measures GGUF files: k2lite quantize makes them")
     else:
-        with tempfile.TemporaryDirectory(prefix="k2lite-bench-") as folder:
-            yield _slice_file(options.shape, Path(folder))
+        yield options.model
+
+
+def _measured_shape(shape: str, request: BenchOptions) -> dict[str, Any]:
+    """A slice that goes away again, with everything in RAM, then as the whole model would be here."""
+    from k2lite.bench.machine import machine_facts
+    from k2lite.bench.shape_here import speed_here
+    from k2lite.bench.shape_slice import estimate, plan_slice
+
+    with tempfile.TemporaryDirectory(prefix="k2lite-bench-") as folder:
+        memory = request.memory_limit_bytes or machine_facts()["memory_bytes"]
+        plan = plan_slice(shape, memory, shutil.disk_usage(folder).free)
+        request = replace(request, path=_slice_file(shape, Path(folder), plan.experts))
+        summary = _measured(request)
+        summary["estimate"] = estimate(shape, summary)
+        if plan.paged_share < 1:
+            print_note("measuring with as little in RAM as the whole model would have")
+        summary["here"] = speed_here(shape, summary, plan, request)
+    return summary
 
 
 def _demo_file() -> Path:
@@ -142,11 +157,11 @@ def _demo_file() -> Path:
         )
 
 
-def _slice_file(shape: str, folder: Path) -> Path:
+def _slice_file(shape: str, folder: Path, experts: int) -> Path:
     from k2lite.bench.shape_slice import write_slice
 
     with shown_progress() as show:
-        return write_slice(shape, folder, lambda done, total: show("writing random weights", done, total))
+        return write_slice(shape, folder, experts, lambda done, total: show("writing random weights", done, total))
 
 
 def _measured(request: BenchOptions) -> dict[str, Any]:

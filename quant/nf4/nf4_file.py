@@ -58,14 +58,18 @@ class Nf4Entry:
         Raises CheckpointError when they cannot be read or factors are NaN or infinite, UnsupportedError when they
         index another table.
         """
-        table = self.parts[".quant_map"].read().float()
-        if not bool((table - nf4_table()).abs().max() < _TABLE_ERROR):
-            raise UnsupportedError(f"{self.name}.quant_map is not the table of NF4: k2lite reads no other")
+        self.check_table()
         codes = self.parts[""].read().view(torch.uint8).reshape(-1).numpy()
         factors = self._factors()
         if not np.isfinite(factors).all():
             raise CheckpointError(f"{self.name} has factors that are NaN or infinite: download the file again")
         return codes, factors
+
+    def check_table(self) -> None:
+        """Raises UnsupportedError when the codes index another table than NF4's."""
+        table = self.parts[".quant_map"].read().float()
+        if not bool((table - nf4_table()).abs().max() < _TABLE_ERROR):
+            raise UnsupportedError(f"{self.name}.quant_map is not the table of NF4: k2lite reads no other")
 
     def decode(self) -> Tensor:
         """All values as float32. Raises CheckpointError as `read` does."""

@@ -97,7 +97,7 @@ def test_a_long_chunk_takes_the_place_of_experts_and_gives_it_back(k2: TinyModel
     prompt = k2.prompt(64)
     expected, _ = k2.greedy(prompt, 20)
     with k2.placed(Setting(k2.layout.total_bytes // 2)) as experts:
-        experts._short_tokens, experts._token_bytes = 16, 10_000
+        experts._bytes_of_chunk = lambda tokens: max(0, tokens - 16) * 10_000
         ram = experts._tiers.residency.ram
         k2.model.forward(prompt, k2.model.new_cache(64))
         assert ram.used_bytes <= ram.capacity_bytes - 48 * 10_000

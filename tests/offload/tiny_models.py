@@ -11,17 +11,25 @@ import torch
 from torch import Tensor
 
 from k2lite.config_gguf import config_from_gguf
+from k2lite.config_json import config_from_json
 from k2lite.expert_slabs import expert_slabs
+from k2lite.load import FloatTensors
 from k2lite.load_gguf import GgufTensors, guess_of
+from k2lite.load_nf4 import read_nf4_tensors
 from k2lite.model import Model
-from k2lite.weights import WeightReader, build_model, mapped_layers
+from k2lite.nf4_experts import nf4_slabs
+from k2lite.weights import TensorSource, WeightReader, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
 from offload.card_devices import PoolCard
 from offload.experts import Experts
 from offload.memory_options import CardSpec
+from offload.slabs import SlabMap
 from offload.tiered import TieredExperts
+from quant.closing import Closing
 from quant.gguf.gguf_file import GgufFile
 from quant.kernels import Kernels, make_kernels
+from quant.kernels.nf4 import with_nf4
+from quant.nf4.nf4_file import Nf4Folder
 
 
 @dataclass(frozen=True)
@@ -37,15 +45,24 @@ class TinyModel:
     """A model of a GGUF file. Owns the kernels' threads."""
 
     def __init__(self, path: Path, kernels: str = "native", threads: int = 2) -> None:
-        self.file = GgufFile.open(path)
-        self.config = config_from_gguf(self.file.metadata)
         self.kernels: Kernels = make_kernels(kernels, threads)
-        self.reader = WeightReader(self.config, GgufTensors(self.file))
-        self.model: Model = build_model(self.config, GgufTensors(self.file), self.kernels)
-        self.mapped = self.model._experts
+        self.file: Closing = self._open(path)
         self.layers = [index for index in range(self.config.n_layers) if not self.config.is_dense(index)]
-        self.slabs = expert_slabs(self.file, self.reader, self.layers)
+        self.reader = WeightReader(self.config, self.source)
+        self.slabs = self._slabs()
+        self.model: Model = build_model(self.config, self.source, self.kernels)
+        self.mapped = self.model._experts
         self.layout = layout_of(self.slabs, self.config.experts_per_token)
+
+    def _open(self, path: Path) -> Closing:
+        """Set `config` and `source`."""
+        file = self._gguf = GgufFile.open(path)
+        self.config = config_from_gguf(file.metadata)
+        self.source: TensorSource = GgufTensors(file)
+        return file
+
+    def _slabs(self) -> SlabMap:
+        return expert_slabs(self._gguf, self.reader, self.layers)
 
     def close(self) -> None:
         self.kernels.close()
@@ -106,6 +123,20 @@ class TinyModel:
             largest = max(self.layout.slot_bytes.values())
             return Setting(smallest + rng.randrange(self.config.experts_per_token) * largest, tuple(sizes))
         return Setting(rng.randint(smallest, total), tuple(sizes))
+
+
+class TinyNf4Model(TinyModel):
+    """The same of an NF4 folder."""
+
+    def _open(self, path: Path) -> Closing:
+        folder = self._folder = Nf4Folder(path)
+        self.kernels = with_nf4(self.kernels)
+        self.config = config_from_json(folder.config, name="tiny")
+        self.source = FloatTensors(read_nf4_tensors(folder, self.config, lambda done, total: None)[0])
+        return folder
+
+    def _slabs(self) -> SlabMap:
+        return nf4_slabs(self._folder, self.config)
 
 
 def stop_after(seconds: float) -> threading.Event:
