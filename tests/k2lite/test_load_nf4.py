@@ -106,7 +106,7 @@ def test_matrices_stay_in_four_bits_where_their_rows_end_with_blocks(
 def test_a_model_that_memory_cannot_hold_is_refused_with_the_numbers(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("offload.free_memory.psutil.virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1_000_000))
     with pytest.raises(RequestError, match=r"budget of 0 B is too small: weights that every token needs take .* MiB"):
         load_model(folders["k2"])
 
