@@ -54,7 +54,6 @@ from quant.gguf.gguf_file import GgufFile  # noqa: E402
 
 _ROOF_SLOTS = 16
 _FRESH_SLOTS = 64
-_PEER_TOKENS = 4
 # More for all limits together, and the sides are measured one after the other.
 _MOST_OF_MEMORY = 0.75
 _COLD_PROMPTS = (1, 8)
@@ -74,7 +73,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit", type=parse_size, default=parse_size("4G"), help="memory of each side")
     parser.add_argument("--share", type=float, default=0.25, help="of the experts that fits, for prefill")
     parser.add_argument("--prompt-tokens", type=int, default=2048)
-    parser.add_argument("--tokens", type=int, default=16, help="decoded by k2lite in a round; by llama.cpp: 4")
+    parser.add_argument("--tokens", type=int, default=16, help="decoded by k2lite in a round")
+    parser.add_argument("--peer-tokens", type=int, default=4, help="by llama.cpp, which may take seconds for one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-peer", action="store_true", help="k2lite and the drive alone")
     return parser.parse_args()
@@ -155,9 +155,9 @@ class _Decoding:
         else:
             path = str(self._options.path)
             side.ask("load", path=path, capacity=512, threads=self._threads, repack=False)
-            side.ask("choose", prefill_tokens=[], depth=0)
-        tokens = 2 * (self._options.tokens if name == "k2lite" else _PEER_TOKENS)
-        side.ask("decode", tokens=tokens, depth=0, seed=_seed())
+            side.ask("choose", prefill_tokens=[], depth=0, tokens=self._options.peer_tokens)  # fills its memory too
+            return
+        side.ask("decode", tokens=2 * self._options.tokens, depth=0, seed=_seed())
 
     def probe_drive(self) -> None:
         """At the beginning of a round."""
@@ -165,7 +165,7 @@ class _Decoding:
 
     def decode(self, name: str) -> None:
         """One side's part of a round."""
-        tokens = self._options.tokens if name == "k2lite" else _PEER_TOKENS
+        tokens = self._options.tokens if name == "k2lite" else self._options.peer_tokens
         answer = self._sides[name].ask("decode", tokens=tokens, depth=0, seed=_seed())
         self._rates[name].append(tokens / answer["seconds"])
         if name == "k2lite":

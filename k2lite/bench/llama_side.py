@@ -58,13 +58,18 @@ class LlamaSide:
         self._vocab = self._c.llama_vocab_n_tokens(self._c.llama_model_get_vocab(self._model))
         return {"versions": {"llama-cpp-python": self._c.__version__}}
 
-    def choose(self, prefill_tokens: list[int], depth: int) -> dict[str, Any]:
-        """Try every combination of flags, and keep the fastest for decoding and for each length of prompt."""
-        trials = {flags: min(self._decode_s(flags, 4, depth, seed) for seed in range(_TRIALS)) for flags in _flags(1)}
+    def choose(self, prefill_tokens: list[int], depth: int, tokens: int = 4) -> dict[str, Any]:
+        """Try every combination of flags, and keep the fastest for decoding and for each length of prompt.
+
+        Decoding is tried with `tokens` tokens.
+        """
+        trials = {
+            flags: min(self._decode_s(flags, tokens, depth, seed) for seed in range(_TRIALS)) for flags in _flags(1)
+        }
         self._decode_flags = min(trials, key=trials.__getitem__)
-        for tokens in prefill_tokens:
-            times = {flags: self._prefill_s(flags, tokens, seed=tokens) for flags in _flags(tokens)}
-            self._prefill_flags[tokens] = min(times, key=times.__getitem__)
+        for length in prefill_tokens:
+            times = {flags: self._prefill_s(flags, length, seed=length) for flags in _flags(length)}
+            self._prefill_flags[length] = min(times, key=times.__getitem__)
         used = {self._decode_flags, *self._prefill_flags.values()}
         for flags in self._contexts.keys() - used:
             self._c.llama_free(self._contexts.pop(flags))
