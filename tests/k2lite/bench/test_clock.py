@@ -81,3 +81,15 @@ def test_a_stage_that_fails_is_over(time: Time) -> None:
     clock.kernel("linear", lambda: time.passes(0.001))()
     clock.end_token(forward_s=0.001, total_s=0.001)
     assert clock.summary()["stages"]["head"]["kernel_ms"] == pytest.approx(1)
+
+
+def test_a_call_for_several_stages_is_shared_out_by_its_parts(time: Time) -> None:
+    clock = Clock()
+    clock.kernel("pass", lambda: time.passes(0.010))()
+    clock.part("attention", 0.003)
+    clock.part("experts", 0.006)
+    clock.end_token(forward_s=0.011, total_s=0.011)
+    summary = clock.summary()
+    stages = {name: (round(s["ms"], 6), round(s["kernel_ms"], 6)) for name, s in summary["stages"].items()}
+    assert stages == {"attention": (3, 3), "experts": (6, 6), "norms and rest": (2, 0), "sampling": (0, 0)}
+    assert summary["outside_kernels_ms"] == pytest.approx(1)
