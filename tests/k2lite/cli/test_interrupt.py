@@ -1,8 +1,11 @@
 """Ctrl-C before a command has begun to listen for it, and while it does."""
 
+import importlib
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,39 @@ except KeyboardInterrupt:
 def test_an_interrupt_that_a_library_drops_comes_again() -> None:
     result = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=30)
     assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
+
+
+LOADING = """
+import signal, time
+signal.raise_signal(signal.SIGINT)
+time.sleep(0.2)
+whole = True
+"""
+
+
+def test_a_library_that_is_being_loaded_is_loaded_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut_off_while_loading.py").write_text(LOADING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), insistent_interrupts():
+        importlib.import_module("cut_off_while_loading")
+        time.sleep(30)
+    assert sys.modules.pop("cut_off_while_loading").whole
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 0.3])
+def test_one_that_takes_for_ever_is_not(
+    patience_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k2lite.cli.interrupt._LOADING_PATIENCE_S", patience_s)
+    (tmp_path / "never_loaded.py").write_text(LOADING.replace("0.2", "30"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    begin_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), insistent_interrupts():
+        importlib.import_module("never_loaded")
+    assert time.monotonic() - begin_s < 15
+    assert "never_loaded" not in sys.modules
 
 
 def test_nothing_stays_behind() -> None:
