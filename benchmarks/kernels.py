@@ -2,8 +2,10 @@
 
     python -m benchmarks.kernels [--types Q4_K,Q6_K] [--threads N] [--kernels native,ggml] [--json]
 
-Matrix-vector: matrices of at least 80 MB, several in rotation, so that no cache holds what comes next. GB/s count the
-bytes of the weights once, however many tokens are multiplied; the roof is the fastest read of 1 GiB in the same rounds.
+Matrix-vector: one matrix of half a gigabyte (K2's head is larger), so that no cache holds what comes next and the call
+itself costs nothing. GB/s count the bytes of the weights once, however many tokens are multiplied. A round's figure is
+the fastest of three products, its roof the fastest of three reads of 1 GiB in front of them and three behind: a
+machine's memory can change its speed in between.
 Matrix-matrix: GFLOP/s (two per weight and token), beside torch's product of bfloat16 matrices of the same size.
 Errors are relative root mean squares against a float64 product with the decoded weights. Medians (least to most).
 """
@@ -43,6 +45,7 @@ _COLS = 7168
 _DRAWN_ROWS = 64  # encoded; a matrix repeats them, which the memory does not notice
 _ACCURACY_TOKENS = (1, 64)
 _CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
+_TRIES = 3  # as many as a roof's reads
 _TORCH = "torch bf16"
 
 Rates = dict[str, list[float]]
@@ -67,11 +70,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--types", type=_names(TYPES), default=list(TYPES), metavar="NAME,...")
     parser.add_argument("--kernels", type=_names(KERNELS), default=known, metavar="NAME,...")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default: physical cores")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--few", type=_numbers, default=[1], metavar="N,...", help="tokens of matrix-vector products")
     parser.add_argument("--tokens", type=_numbers, default=[16, 64, 256, 512, 1024, 2048], metavar="N,...")
     parser.add_argument("--rows", type=int, default=2048, help=f"of {_COLS} weights, in matrix-matrix products")
-    parser.add_argument("--megabytes", type=int, default=512, help="in rotation in matrix-vector products")
+    parser.add_argument("--megabytes", type=int, default=512, help="of the matrix in matrix-vector products")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -129,34 +132,40 @@ def _errors(kernels: Kernels, drawn: QuantizedTensor) -> dict[str, float]:
 
 
 def _vector(drawn: QuantizedTensor, kernels: dict[str, Kernels], options: argparse.Namespace) -> list[dict[str, Any]]:
-    nbytes = max(80_000_000, 3 * _cache_bytes() // 2)
-    count = max(2, -(-options.megabytes * 1_000_000 // nbytes))
-    matrices = [_of_rows(drawn, nbytes // drawn.row_bytes) for _ in range(count)]
+    w = _of_rows(drawn, max(options.megabytes * 1_000_000, 3 * _cache_bytes() // 2) // drawn.row_bytes)
     memory = roof_memory()
     rows = []
     for tokens in options.few:
         x = torch.randn(tokens, drawn.cols)
         rates: Rates = defaultdict(list)
+        shares: Rates = defaultdict(list)
         for _ in range(options.rounds + 1):
-            rates["roof"].append(ram_read_bandwidth(options.threads, memory))
+            before = ram_read_bandwidth(options.threads, memory)
             for name, made in kernels.items():
-                started = time.perf_counter()
-                for w in matrices:
-                    made.linear(x, w)
-                rates[name].append(sum(w.nbytes for w in matrices) / (time.perf_counter() - started))
-        roof = max(rates.pop("roof"))
-        speeds = {name: Spread.of(found[1:]) for name, found in rates.items()}  # the first round warms up
+                rate = w.nbytes / min(_seconds(made.linear, x, w) for _ in range(_TRIES))
+                after = ram_read_bandwidth(options.threads, memory)
+                rates[name].append(rate)
+                shares[name].append(rate / max(before, after))
+                before = after
+            rates["roof"].append(before)
+        # The first round warms up.
+        speeds = {name: asdict(Spread.of(found[1:])) for name, found in rates.items()}
         rows.append(
             {
                 "tokens": tokens,
-                "matrices": count,
-                "matrix_bytes": matrices[0].nbytes,
-                "roof_bytes_per_s": roof,
-                "bytes_per_s": {name: asdict(speed) for name, speed in speeds.items()},
-                "roof_share": {name: speed.median / roof for name, speed in speeds.items()},
+                "matrix_bytes": w.nbytes,
+                "roof_bytes_per_s": speeds.pop("roof"),
+                "bytes_per_s": speeds,
+                "roof_share": {name: asdict(Spread.of(found[1:])) for name, found in shares.items()},
             }
         )
     return rows
+
+
+def _seconds(work: Callable[..., object], *arguments: object) -> float:
+    started = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - started
 
 
 def _matrix(
@@ -190,14 +199,14 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{machine['cpu']}, {result['threads']} threads of {os.cpu_count()} cores, load {machine['load_average']:.1f}",
         "",
-        "matrix-vector  tokens  kernels          GB/s (least to most)      of the roof   error",
+        "matrix-vector  tokens  kernels          GB/s (least to most)    % of its round's roof   roof, GB/s   error",
     ]
     for row in result["types"]:
         for few in row["vector"]:
             for name, speed in few["bytes_per_s"].items():
                 lines.append(
                     f"{row['type']:14} {few['tokens']:6}  {name:10} {_spread(speed, 1e9):>28}  "
-                    f"{100 * few['roof_share'][name]:5.1f} % of {few['roof_bytes_per_s'] / 1e9:.1f}   "
+                    f"{_spread(few['roof_share'][name], 0.01):>25}   {few['roof_bytes_per_s']['median'] / 1e9:10.1f}   "
                     f"{row['errors'][name]['1']:.2e}"
                 )
     lines += ["", "matrix-matrix  tokens  kernels          GFLOP/s (least to most)   error"]

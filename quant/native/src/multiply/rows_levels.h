@@ -156,13 +156,17 @@ static inline void fill_rest(const RowsCall& call, int64_t start, Rest& rest) {
     }
 }
 
-constexpr int64_t AHEAD_BYTES = 8192;
+constexpr int64_t FAR_BYTES = 8192, NEAR_BYTES = 1024;
 
-// Asks for the weights that are further on, to be brought into the second cache: the processor, which reads ahead by itself
-// too, does not do it early enough. In the nearest cache they would take the activations' place.
+// Asks for the weights that are further on, to be brought into the second cache, and from there in time into the nearest:
+// the processor, which reads ahead by itself too, does not do it early enough. So far ahead in the nearest cache they would
+// take the activations' place.
 template <int BYTES>
 static inline void ask_ahead(const uint8_t* block) {
-    for (int line = 0; line < BYTES + 63; line += 64) __builtin_prefetch(block + AHEAD_BYTES + line, 0, 2);
+    for (int line = 0; line < BYTES + 63; line += 64) {
+        __builtin_prefetch(block + FAR_BYTES + line, 0, 2);
+        __builtin_prefetch(block + NEAR_BYTES + line, 0, 3);
+    }
 }
 
 // A row times T tokens from `first` on.
