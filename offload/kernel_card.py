@@ -16,7 +16,7 @@ from offload.card_link import CardLink
 from offload.card_sending import STAGED, CardSending
 from offload.drive import BLOCK_BYTES
 from offload.multiply import CardWork, ExpertBytes
-from offload.pool import AddResult
+from offload.pool import AddResult, Share
 from offload.slabs import LayerSlabs
 from offload.slots import ExpertKey, SizeClass, Slot
 from quant.errors import StoreError
@@ -57,6 +57,10 @@ class KernelCard:
         self.sending = CardSending(name, self, CardLink(device, max(self._sizes)), self._slots)
         self._places = {layer: _places(slabs) for layer, slabs in self._layers.items()}
         self._tables = {layer: self._table(slabs) for layer, slabs in self._layers.items()}
+        self._slot_of = {
+            layer: torch.full((slabs.experts,), -1, dtype=torch.int32, device=device)
+            for layer, slabs in self._layers.items()
+        }
 
     def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         """See PoolDevice.upload."""
@@ -87,6 +91,23 @@ class KernelCard:
                     y.index_add_(0, rows, taken())
 
         return add_result
+
+    def share(self, layer: int) -> Share | None:
+        """See PoolDevice.share. None where it has no slots for the layer's experts."""
+        if not self._slots[self.class_of(layer)]:
+            return None
+        slot_of = self._slot_of[layer]
+
+        def sum_of_those_here(x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+            return self._kernels.experts(x, self._tables[layer], slot_of[ids], weights)
+
+        return sum_of_those_here
+
+    def moved(self, key: ExpertKey, slot: Slot | None) -> None:
+        """See PoolDevice.moved."""
+        layer, expert = key
+        with card_errors(self.name):
+            self._slot_of[layer][expert] = -1 if slot is None else slot.index
 
     def class_of(self, layer: int) -> int:
         """See SlotMemory.class_of."""
