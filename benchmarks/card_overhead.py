@@ -4,14 +4,15 @@
 
 61 layers of K2's shape behind a card whose work takes no time: its recordings replay nothing, its kernels answer with
 zeros. What remains is the processor's part of a token: asking who is where, handing over, multiplying what lies in RAM.
-The time inside of native calls is taken off, which are told apart by being real: with experts of full width they push
-everything else out of the processor's caches, as they do in life. A driver's calls (two graphs, two copies and an event
-for each layer) are not in it.
+The products themselves are taken off; they are real, since with experts of full width they push everything else out of
+the processor's caches, as they do in life. A driver's calls (two graphs, two copies and an event for each layer) are
+not in it.
 
 One JSON line for each share of the experts on the card: milliseconds a token, medians (least to most).
 """
 
 import argparse
+import ctypes
 import json
 import os
 import sys
@@ -40,6 +41,7 @@ from offload.residency import Promotion  # noqa: E402
 from offload.slabs import SlabMap  # noqa: E402
 from offload.slots import SlotTable as SlotsOfCard  # noqa: E402
 from quant.kernels.card import CardTensor, SlotTable  # noqa: E402
+from quant.kernels.card_work import CardCalls  # noqa: E402
 from quant.kernels.native import NativeKernels  # noqa: E402
 from quant.types import BLOCK_TYPES, BlockType  # noqa: E402
 
@@ -71,7 +73,14 @@ class IdleKernels:
 
 
 class IdleRecorder:
-    """Recordings that replay nothing: what is in the buffers stays there."""
+    """Recordings that replay nothing: what is in the buffers stays there. `calls` are to a driver that does nothing."""
+
+    handle = 1
+
+    def __init__(self, by_native: bool) -> None:
+        function = ctypes.CDLL(None).sched_yield  # takes what it gets, returns 0
+        address = ctypes.cast(function, ctypes.c_void_p).value or 0
+        self.calls = CardCalls(address, address, address, address) if by_native else None
 
     def record(self, run: Callable[[], None]) -> Recording:
         """See Recorder.record."""
@@ -116,7 +125,7 @@ class _Inside:
 
 def _figures(bench: Bench, share: float, options: argparse.Namespace, inside: _Inside) -> dict[str, Any]:
     on_card = int(share * _EXPERTS)
-    part = Slice(bench, IdleRecorder(), _LAYERS, _EXPERTS, _LAYERS * on_card)
+    part = Slice(bench, IdleRecorder(options.by == "native"), _LAYERS, _EXPERTS, _LAYERS * on_card)
     for layer in range(_LAYERS):
         for expert in range(on_card):
             move = part.tiers.residency.promotion([0], [(layer, expert)])
@@ -127,24 +136,28 @@ def _figures(bench: Bench, share: float, options: argparse.Namespace, inside: _I
         for expert in range(_EXPERTS):
             assert part.tiers.ram.weights((layer, expert)).record
     cache = part.cache(8, options.tokens + 8)
-    whole, outside, calls = [], [], []
+    whole, outside, around, calls = [], [], [], []
     generator = torch.Generator().manual_seed(1)
     for _ in range(options.tokens + 3):
         _route(part, generator)
         x = part.layers[0].step.stream
+        busy_s = part.door.state().tiers[1].busy_s
         before, started = (inside.seconds, inside.calls), time.perf_counter()
         part.forward(x, cache)
         seconds = time.perf_counter() - started
         whole.append(seconds)
         outside.append(seconds - (inside.seconds - before[0]))
+        around.append(seconds - (part.door.state().tiers[1].busy_s - busy_s))
         calls.append(inside.calls - before[1])
     part.close()
     return {
+        "by": options.by,
         "experts_on_card": share,
         "layers": _LAYERS,
         "milliseconds": _spread(whole[3:]),
         "outside_of_native_calls": _spread(outside[3:]),
-        "microseconds_a_layer": 1e6 * Spread.of(outside[3:]).median / _LAYERS,
+        "outside_of_products": _spread(around[3:]),
+        "microseconds_a_layer": 1e6 * Spread.of(around[3:]).median / _LAYERS,
         "native_calls": max(calls),
         "load": os.getloadavg()[0],
     }
@@ -169,6 +182,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=7168)
     parser.add_argument("--expert-width", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--by", choices=("native", "Python"), default="native", help="who goes from layer to layer")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5], help="of the experts on the card")
     return parser.parse_args()
 

@@ -73,7 +73,7 @@ class SilentTally(Tally):
 class SilentMapped(MappedExperts):
     """Neither counts nor remembers how much an expert is used."""
 
-    def note(self, layer: int, ids: Any, shared: Any, seconds: float) -> None:
+    def note(self, layer: int, ids: Any, shared: Any, seconds: float, in_ram: int | None = None) -> None:
         """Not counted."""
 
 

@@ -84,33 +84,33 @@ class CardLayer:
         """One token, whose stream stays in the buffer of its card from layer to layer."""
         step = self.step
         step.begin(x, cache.length, rotations)
-        self._in_front.replay(step.recorder, self._attend, cache, index)
+        self._in_front.replay(step.recorder, self.attend, cache, index)
         if self.router is None:
             experts.announce(index, step.middle.cpu())
-            self._beside.replay(step.recorder, self._feed_forward)
+            self._beside.replay(step.recorder, self.feed_forward)
             return step.stream
         step.send()
         share = experts.share_of(index)
-        if share is None:
-            self._beside.replay(step.recorder, self._feed_forward)
-        else:
-            self._beside_with_share.replay(step.recorder, lambda: self._feed_forward_and_share(share))
+        beside = self._beside if share is None else self._beside_with_share
+        beside.replay(step.recorder, lambda: self.feed_forward(share))
         stream, normed, ids, weights = step.arrived()
         experts.announce(index, stream)
         y = experts.forward(index, normed, ids, weights, beside=share is not None)
         return step.stream.add_(y.to(x.device, non_blocking=True))
 
-    def _attend(self, window: Tensor) -> None:
-        """From `step.stream` to what `step.packed` has."""
+    def attend(self, window: Tensor, stream: Tensor | None = None) -> None:
+        """From `step.stream`, or another one, to what `step.packed` has, to be recorded."""
         step = self.step
-        x = self.attention.at(step.stream, step.position, window, (step.cosines, step.sines))
+        stream = step.stream if stream is None else stream
+        x = self.attention.at(stream, step.position, window, (step.cosines, step.sines))
         if self.router is None:
             step.middle.copy_(x)
         else:
             step.packed.copy_(_packed(x, *self.router(x)))
 
-    def _feed_forward(self) -> None:
-        """From `step.packed` to `step.stream`: the dense block, or what there is beside the experts."""
+    def feed_forward(self, share: Share | None = None) -> None:
+        """From `step.packed` to `step.stream`, to be recorded: the dense block, or what there is beside the experts of
+        the host, of the others only a `share`."""
         step = self.step
         if self.dense is not None:
             assert self.dense_norm is not None
@@ -119,12 +119,8 @@ class CardLayer:
             step.stream.copy_(step.middle + self.shared(step.normed))
         else:
             step.stream.copy_(step.middle)
-
-    def _feed_forward_and_share(self, share: Share) -> None:
-        """The same with those of the experts that the card has."""
-        step = self.step
-        self._feed_forward()
-        step.stream.add_(share(step.normed.contiguous(), step.ids.to(torch.int64), step.weights.contiguous()))
+        if share is not None:
+            step.stream.add_(share(step.normed.contiguous(), step.ids.to(torch.int64), step.weights.contiguous()))
 
     def _many(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
         """A chunk of a prompt."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from k2lite.config import ModelConfig
 from k2lite.kv_cache import KvCache
 from k2lite.recording import Recorder, Recording
+from quant.kernels.card_work import CardBuffers
 
 _SMALLEST_WINDOW = 256
 _LARGEST_EXCESS = 4  # times as many positions as have to be read; larger windows are left
@@ -34,15 +35,18 @@ class CardStep:
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.cosines, self.sines = (torch.zeros(1, config.qk_rope_dim // 2, device=device) for _ in range(2))
         self._at: int | None = None
-        self._packed_there = torch.empty(self.packed.shape, pin_memory=True) if device.type == "cuda" else self.packed
-        self._done = torch.cuda.Event() if device.type == "cuda" else None
-        self._parts = self._packed_there.split([hidden, hidden, self.used, self.used], dim=1)
+        is_card = device.type == "cuda"
+        self._packed_here = torch.empty(self.packed.shape, pin_memory=True) if is_card else self.packed
+        self.sum = torch.zeros(1, hidden, device=device)  # of experts that the host has multiplied
+        self._sum_here = torch.zeros(1, hidden, pin_memory=True) if is_card else self.sum
+        self._done = torch.cuda.Event() if is_card else None
+        self._parts = self._packed_here.split([hidden, hidden, self.used, self.used], dim=1)
         self._ids = torch.empty(1, self.used, dtype=torch.int64)
 
     def send(self) -> None:
         """Begin to bring what is packed to the host."""
         if self._done is not None:
-            self._packed_there.copy_(self.packed, non_blocking=True)
+            self._packed_here.copy_(self.packed, non_blocking=True)
             self._done.record(torch.cuda.current_stream(self.packed.device))
 
     def arrived(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -52,6 +56,26 @@ class CardStep:
             self._done.synchronize()
         stream, normed, weights, ids = self._parts
         return stream, normed, self._ids.copy_(ids), weights
+
+    def bring(self, y: Tensor) -> None:
+        """Have `sum` become y [1, hidden] of the host, behind what is queued."""
+        if self._sum_here is not self.sum:
+            self._sum_here.copy_(y)
+            y = self._sum_here
+        self.sum.copy_(y, non_blocking=True)
+
+    @property
+    def queue(self) -> int:
+        """The driver's handle of the stream on which recordings are replayed."""
+        return torch.cuda.current_stream(self.packed.device).cuda_stream if self._done is not None else 0
+
+    def buffers(self) -> CardBuffers:
+        """What native code copies."""
+        event = 0
+        if self._done is not None:
+            self._done.record(torch.cuda.current_stream(self.packed.device))  # which makes it, too
+            event = self._done.cuda_event
+        return CardBuffers(self.packed, self._packed_here, self.sum, self._sum_here, self.queue, event)
 
     def begin(self, x: Tensor, position: int, rotations: tuple[Tensor, Tensor]) -> None:
         """A token's stream [1, hidden], at a position whose angles are `rotations`."""
@@ -79,7 +103,7 @@ class WindowRecording:
     def replay(self, recorder: Recorder, run: Callable[[Tensor], None], cache: KvCache, layer: int) -> None:
         """Queue `run` for a window [positions, latent_dim] with room for one more token than `cache` has."""
         needed = window_of(cache.length + 1, cache.capacity)
-        fits = needed <= self.window <= _LARGEST_EXCESS * needed
+        fits = window_fits(self.window, needed)
         if self._recording is None or self._cache is None or self._cache() is not cache or not fits:
             window = cache.layer(layer)[:needed]
             self._recording = None  # its memory is there for the next one
@@ -104,3 +128,8 @@ class PlainRecording:
 def window_of(positions: int, capacity: int) -> int:
     """The power of two that holds so many positions, as far as the cache goes."""
     return min(capacity, max(_SMALLEST_WINDOW, 1 << (positions - 1).bit_length()))
+
+
+def window_fits(window: int, needed: int) -> bool:
+    """Whether it is large enough, and not far too large."""
+    return needed <= window <= _LARGEST_EXCESS * needed

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from k2lite.card_pass import card_passes
 from k2lite.config import ModelConfig
 from k2lite.direct_pass import direct_pass
 from k2lite.home import RAM, Home
@@ -43,6 +44,7 @@ class Model:
         self._kernels = kernels
         self._rope = Rope(config)
         self._direct = direct_pass(self._layers, experts, kernels)
+        self._card_passes = card_passes(self._layers, experts, kernels)
         self._devices = {layer.home.device for layer in self._layers}
 
     def new_cache(self, capacity: int) -> KvCache:
@@ -85,10 +87,22 @@ class Model:
             if home is not before:
                 x = home.receive(x)
             with home.active():
-                for index, layer in layers:
-                    x = layer.forward(index, x, cache, rotations[home.device], self._experts)
+                x = self._neighbours(list(layers), x, cache, rotations[home.device])
             before = home
         return x, before
+
+    def _neighbours(
+        self, layers: list[tuple[int, DecoderLayer]], x: Tensor, cache: KvCache, rotations: Rotations
+    ) -> Tensor:
+        """The stream behind layers of one home."""
+        card = self._card_passes.get(layers[0][0]) if len(x) == 1 else None
+        if card is not None and card.is_ready(self._experts):
+            found = card.forward(x, cache, rotations, self._experts)
+            if found is not None:
+                return found
+        for index, layer in layers:
+            x = layer.forward(index, x, cache, rotations, self._experts)
+        return x
 
     def listen(self, stop: threading.Event | None) -> None:
         """See offload.experts.Experts.listen."""

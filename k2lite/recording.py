@@ -8,9 +8,16 @@ from typing import Protocol
 
 import torch
 
+from k2lite.card_driver import driver_calls
+from quant.kernels.card_work import CardCalls
+
 
 class Recording(Protocol):
-    """Work that can be queued again."""
+    """Work that can be queued again. `handle` is what native code queues it by, None where only Python can."""
+
+    @property
+    def handle(self) -> int | None:
+        """See above."""
 
     def replay(self) -> None:
         """Queue it on the current stream, for what its buffers hold by then."""
@@ -19,6 +26,10 @@ class Recording(Protocol):
 class Recorder(Protocol):
     """Makes recordings for one device, which are replayed one at a time."""
 
+    @property
+    def calls(self) -> CardCalls | None:
+        """How native code uses the device and the recordings' handles; None where it cannot."""
+
     def record(self, run: Callable[[], None]) -> Recording:
         """What `run` queues. It may be run here, so it must not change what it reads."""
 
@@ -26,12 +37,16 @@ class Recorder(Protocol):
 class CallRecorder:
     """Where there are no graphs: a replay is a call."""
 
+    calls = None
+
     def record(self, run: Callable[[], None]) -> Recording:
         """See Recorder.record."""
         return _Call(run)
 
 
 class _Call:
+    handle = None
+
     def __init__(self, run: Callable[[], None]) -> None:
         self._run = run
 
@@ -45,6 +60,7 @@ class GraphRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device, self._pool = device, torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
+        self.calls = driver_calls()
 
     def record(self, run: Callable[[], None]) -> Recording:
         """See Recorder.record. Raises RuntimeError where the card cannot record this."""
@@ -61,7 +77,18 @@ class GraphRecorder:
                 finally:
                     graph.capture_end()
             torch.cuda.current_stream().wait_stream(stream)
-        return graph
+        return _Graph(graph)
+
+
+class _Graph:
+    def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
+        self._graph = graph
+        self.replay = graph.replay
+
+    @property
+    def handle(self) -> int:
+        """See Recording."""
+        return int(self._graph.raw_cuda_graph_exec())
 
 
 def recorder_for(device: torch.device) -> Recorder:
@@ -75,6 +102,11 @@ class CarefulRecorder:
     def __init__(self, name: str, recorder: Recorder, note: Callable[[str], None]) -> None:
         """`note` is told about the failure of the card called `name`, for the user."""
         self._name, self._recorder, self._note = name, recorder, note
+
+    @property
+    def calls(self) -> CardCalls | None:
+        """See Recorder.calls."""
+        return self._recorder.calls
 
     def record(self, run: Callable[[], None]) -> Recording:
         """See Recorder.record."""

@@ -97,9 +97,16 @@ class TabledExperts(Protocol):
         """How many of the experts that the next layer will probably ask for `forward` wants to know of when one is not
         in RAM, while there is still a layer's time to read it."""
 
-    def note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
-        """A token went to these experts of a layer, all in RAM, and to `shared`, which took so long: what `forward`
-        would count."""
+    def note(
+        self,
+        layer: int,
+        ids: Sequence[int],
+        shared: ExpertWeights | None,
+        seconds: float,
+        in_ram: int | None = None,
+    ) -> None:
+        """A token went to these experts of a layer, `in_ram` of which are in RAM (None: all), the others with the card
+        that shares them, and to `shared`; what RAM has took so long: what `forward` would count."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +259,14 @@ class MappedExperts:
         """See TabledExperts.guessed_ahead."""
         return 0
 
-    def note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
+    def note(
+        self,
+        layer: int,
+        ids: Sequence[int],
+        shared: ExpertWeights | None,
+        seconds: float,
+        in_ram: int | None = None,
+    ) -> None:
         """See TabledExperts.note. It is counted later: between two layers, whose weights leave nothing else in the
         processor's caches, counting takes six times as long as all at once."""
         self._noted.append((layer, ids, shared, seconds))

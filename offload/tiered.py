@@ -105,18 +105,25 @@ class TieredExperts:
     @property
     def guessed_ahead(self) -> int:
         """See TabledExperts.guessed_ahead."""
-        if all(records.is_full for records in self._tiers.records.values()):
-            return 0
-        return self._look_ahead.width
+        width = self._look_ahead.width
+        return width if width and any(records.has_gaps for records in self._tiers.records.values()) else 0
 
-    def note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
+    def note(
+        self,
+        layer: int,
+        ids: Sequence[int],
+        shared: ExpertWeights | None,
+        seconds: float,
+        in_ram: int | None = None,
+    ) -> None:
         """See TabledExperts.note."""
         if layer == self._first:
             self._tiers.residency.advance()
         self._tiers.residency.use_later(layer, ids)
         self._look_ahead.asked(layer, ids)
         self._look_ahead.rest()
-        self._few.note(layer, len(ids), len(ids), 0 if shared is None else shared.nbytes, seconds)
+        in_ram = len(ids) if in_ram is None else in_ram
+        self._few.note(layer, len(ids), in_ram, 0 if shared is None else shared.nbytes, seconds)
         self._tiers.tally.used[layer] = tuple(ids)
         if layer == self._last:
             self._end_of_pass()

@@ -50,6 +50,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
         *(_INT, _POINTER, _POINTER, _INT64, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT),
         *[_POINTER] * 3,
     ),
+    "k2quant_card_pass": (_INT, *[_POINTER] * 3, *[_INT64] * 4, *[_POINTER] * 3),
     "k2quant_decode_rows": (_INT, _INT, _POINTER, _INT64, _INT64, _POINTER, _INT64, _POINTER),
     "k2quant_rms_norm": (_INT, *[_POINTER] * 3, _INT64, _INT64, ctypes.c_float, _POINTER),
     "k2quant_route": (_INT, *[_POINTER] * 3, _INT64, *[_POINTER] * 3),

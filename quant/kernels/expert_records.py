@@ -63,9 +63,9 @@ class ExpertRecords:
         return all(states[expert] == _HERE for expert in experts)
 
     @property
-    def is_full(self) -> bool:
-        """Whether none is missing."""
-        return self._states.count(_HERE) == len(self._states)
+    def has_gaps(self) -> bool:
+        """Whether some expert is neither here nor with another device that multiplies it."""
+        return _MISSING in self._states
 
     def put(self, expert: int, weights: ExpertWeights) -> None:
         """It is here now. `weights` are kept alive."""

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from quant.kernels import ExpertCall, ExpertWeights
+from quant.kernels.card_work import CardBuffers, CardCalls, CardPassCall, CardWork
 from quant.kernels.expert_records import ExpertRecords
 from quant.tensor import QuantizedTensor
 from quant.types import BlockType
@@ -189,3 +190,6 @@ class FusedKernels(Protocol):
     def prepare_pass(self, layers: Sequence[LayerWeights]) -> Pass | None:
         """One token through all these layers as one call, with the bits of the single ones; None when the type of some
         weight is not served."""
+
+    def prepare_card_pass(self, calls: CardCalls, buffers: CardBuffers, works: Sequence[CardWork]) -> CardPassCall:
+        """One token through layers of a card as one call. Raises ValueError for buffers that do not fit."""

@@ -19,9 +19,19 @@ from torch import Tensor
 from quant.encode.decode import dequantize_rows
 from quant.errors import LibraryError
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
+from quant.kernels.card_work import CardBuffers, CardCalls, CardPassCall, CardWork
 from quant.kernels.checks import check_experts, check_heads, check_linear, check_rows
 from quant.kernels.expert_records import ExpertRecords
-from quant.kernels.fused import Attend, AttendHeads, ExpertRouter, LatentAttention, LayerWeights, Pass, Route
+from quant.kernels.fused import (
+    Attend,
+    AttendHeads,
+    ExpertRouter,
+    LatentAttention,
+    LayerWeights,
+    Pass,
+    Route,
+)
+from quant.kernels.native_card_pass import NativeCardPass
 from quant.kernels.native_layer import MOST_TOKENS, attention_call, head_attention_call, router_call
 from quant.kernels.native_pass import MOST_USED, NativePass
 from quant.native_library import NativeLibrary, load_native
@@ -187,6 +197,10 @@ class NativeKernels:
         if not types <= self._own or any(layer.router and layer.router.used > MOST_USED for layer in layers):
             return None
         return NativePass(self.call, layers)
+
+    def prepare_card_pass(self, calls: CardCalls, buffers: CardBuffers, works: Sequence[CardWork]) -> CardPassCall:
+        """See FusedKernels.prepare_card_pass."""
+        return NativeCardPass(self.call, calls, buffers, works)
 
     def close(self) -> None:
         with self._turn:

@@ -27,6 +27,7 @@ class Graph(TorchDispatchMode):
         super().__init__()
         self._operations: list[tuple[Any, ...]] = []
         self.replays = 0
+        self.handle: int | None = None
         with self:
             run()
 
@@ -46,6 +47,8 @@ class Graph(TorchDispatchMode):
 
 class OperationRecorder:
     """A recorder as GraphRecorder is, for the processor: runs what it records first."""
+
+    calls = None
 
     def __init__(self) -> None:
         self.graphs: list[Graph] = []
@@ -139,6 +142,8 @@ def test_a_window_is_kept_until_it_is_far_too_large(config: ModelConfig) -> None
 
 class BrokenRecorder:
     """Fails after it has worked for a while."""
+
+    calls = None
 
     def __init__(self, works: int) -> None:
         self.works = works

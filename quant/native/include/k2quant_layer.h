@@ -2,6 +2,8 @@
 #ifndef K2QUANT_LAYER_H
 #define K2QUANT_LAYER_H
 
+#include <stddef.h>
+
 #include "k2quant.h"
 
 #ifdef __cplusplus
@@ -108,6 +110,41 @@ K2QUANT_API int k2quant_pass(int isa, void* pool, const struct k2quant_layer* la
                              float* x, int64_t hidden, float* const* caches, int64_t capacity, int64_t position,
                              const float* cosines, const float* sines, float* scratch, int64_t* ids, float* weights,
                              int64_t most_used, int64_t guess, int64_t* times_ns, int64_t* reached);
+
+/* A card, as its driver lets it be used: addresses of cuGraphLaunch, cuMemcpyAsync, cuEventRecord and cuEventSynchronize,
+ * all of which return 0 when they work, and the handles that they get. */
+struct k2quant_card {
+    int (*launch)(void* graph, void* stream);
+    int (*copy)(uint64_t to, uint64_t from, size_t bytes, void* stream);
+    int (*record)(void* event, void* stream);
+    int (*wait)(void* event);
+    void* stream;
+    void* event;
+    uint64_t packed; /* there: float32 [2 * hidden + 2 * used], the stream, its norm, experts' weights and their numbers */
+    float* packed_here;
+    uint64_t sum; /* there: float32 [hidden], of the experts that are multiplied here */
+    float* sum_here;
+};
+
+/* A layer on a card. `in_front` is everything in front of its experts, and first of all adds `sum` where the layer before
+ * has experts; `beside` is what the card does meanwhile, its own experts among it. */
+struct k2quant_card_layer {
+    void* in_front;
+    void* beside;
+    const struct k2quant_expert* experts; /* [count]; NULL: a dense layer */
+    int64_t count;
+    int32_t leave_out; /* 1: experts that lie elsewhere are in `beside` */
+    int32_t unused;
+};
+
+/* One token through the layers from `first` on to `count`, all of which are on `card`: between `in_front` and the end of
+ * `beside` the experts that are here are multiplied. It ends in front of the experts of a layer of which one is neither
+ * here nor left out: reached[0] is that layer's number, else `count`. `packed_here` is what that layer's experts get.
+ * ids [count, used] and outcomes [count, 3] as of k2quant_dispatch. reached[1] is what the card's driver has answered when
+ * it refused something, in which case nothing can be said of the rest, else 0. */
+K2QUANT_API int k2quant_card_pass(int isa, void* pool, const struct k2quant_card* card,
+                                  const struct k2quant_card_layer* layers, int64_t count, int64_t first, int64_t hidden,
+                                  int64_t used, int64_t* ids, int64_t* outcomes, int64_t* reached);
 
 /* out [tokens, cols] = x / sqrt(mean(x^2) + eps) * weight, each row by itself. out may be x. */
 K2QUANT_API int k2quant_rms_norm(int isa, void* pool, const float* x, const float* weight, int64_t tokens, int64_t cols,
