@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_slice import Bench, Slice
 from k2lite.attention import AttentionWeights
 from k2lite.card_attention import CardAttention, CardAttentionWeights
 from k2lite.card_layer import CardFeedForward, CardLayer
@@ -17,7 +18,7 @@ from k2lite.config import ModelConfig
 from k2lite.config_json import config_from_json
 from k2lite.home import Home
 from k2lite.kv_cache import KvCache
-from k2lite.recording import CallRecorder, GraphRecorder
+from k2lite.recording import CallRecorder, GraphRecorder, Recorder
 from k2lite.rope import Rope
 from k2lite.synth.families import shape_named
 from offload.card_link import CardLink
@@ -28,6 +29,8 @@ from offload.multiply import CardWork, SentWork
 from offload.slabs import LayerSlabs, StackedTensor
 from offload.slots import SizeClass, Slot
 from quant.encode.decode import dequantize
+from quant.errors import K2Error
+from quant.kernels import make_kernels
 from quant.kernels.card import CardKernels, make_card_kernels, upload
 from quant.kernels.card_floats import CardFloats
 from quant.tensor import QuantizedTensor
@@ -232,6 +235,37 @@ def test_a_layer_as_graphs_computes_what_calls_do(
             copies.result()
         streams.append(torch.cat(found))
     assert torch.equal(streams[0], streams[1])
+
+
+def test_a_token_through_all_layers_in_one_native_call(device: torch.device, kernels: CardKernels) -> None:
+    """Half of the experts are in RAM; against layer after layer, with graphs and without."""
+    try:
+        host = make_kernels("native", 2)
+    except K2Error as error:
+        pytest.skip(f"no native code here: {error}")
+    small = {"hidden_size": 1024, "moe_intermediate_size": 512, "q_lora_rank": 512}
+    small |= {"num_attention_heads": 8, "num_key_value_heads": 8}
+    bench = Bench(device, kernels, host, small)
+    streams = [decoded(bench, recorder) for recorder in (GraphRecorder(device), CallRecorder())]
+    assert torch.isfinite(streams[0]).all()
+    assert torch.equal(streams[0], streams[1])
+    host.close()
+
+
+def decoded(bench: Bench, recorder: Recorder) -> Tensor:
+    """What comes out of three layers for 40 tokens, one after the other."""
+    torch.manual_seed(3)
+    part = Slice(bench, recorder, layers=3, experts=16, slots=24)
+    part.put_on_card((layer, expert) for layer in range(3) for expert in range(0, 16, 2))
+    part.promote(0.0)
+    cache, found = part.cache(0, 40), []
+    for position in range(40):
+        x = torch.randn(1, part.config.hidden_size, generator=torch.Generator().manual_seed(position))
+        found.append(part.forward(x.to(bench.device), cache).cpu().clone())
+    card_pass = part._passes[0]
+    assert (card_pass._call is not None) == (recorder.calls is not None)
+    part.close()
+    return torch.cat(found)
 
 
 class Nobody:
