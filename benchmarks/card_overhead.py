@@ -25,6 +25,7 @@ from k2lite.environment import prepare_threads
 
 prepare_threads()  # before torch is loaded: its threads shall not spin beside ours
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -35,10 +36,11 @@ from offload import card_devices  # noqa: E402
 from offload.card_devices import PoolCard  # noqa: E402
 from offload.kernel_card import KernelCard  # noqa: E402
 from offload.multiply import Multiplier  # noqa: E402
-from offload.pool import PoolDevice  # noqa: E402
+from offload.pool import LINK_SHARE, PoolDevice  # noqa: E402
 from offload.probe_host import usable_cores  # noqa: E402
 from offload.residency import Promotion  # noqa: E402
 from offload.slabs import SlabMap  # noqa: E402
+from offload.slots import ExpertKey, Slot  # noqa: E402
 from offload.slots import SlotTable as SlotsOfCard  # noqa: E402
 from quant.kernels.card import CardTensor, SlotTable  # noqa: E402
 from quant.kernels.card_work import CardCalls  # noqa: E402
@@ -90,9 +92,19 @@ class IdleRecorder:
         """See Recording.replay."""
 
 
+class IdleCard(KernelCard):
+    """A card of the pool with kernels that do nothing: its memory is reserved and never used."""
+
+    def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
+        """See PoolDevice.upload."""
+
+    def download(self, key: ExpertKey, source: Slot, target: np.ndarray) -> None:
+        """See PoolDevice.download."""
+
+
 def idle_card(card: PoolCard, table: SlotsOfCard, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:
-    """What a card of the pool is, with kernels that do nothing: its memory is reserved and never used."""
-    return KernelCard(card.name, card.device, table.classes, table.slots, slabs.layers, IdleKernels())
+    """See card_devices.pool_device."""
+    return IdleCard(card.name, card.device, table.classes, table.slots, slabs.layers, IdleKernels())
 
 
 def main() -> int:
@@ -131,11 +143,12 @@ def _figures(bench: Bench, share: float, options: argparse.Namespace, inside: _I
             move = part.tiers.residency.promotion([0], [(layer, expert)])
             assert isinstance(move, Promotion)
             part.tiers.residency.copied(move)
-    part.promote(0.0)
+    part.promote(LINK_SHARE if options.promotions else 0.0)
     for layer in range(_LAYERS):  # each is described once, when it is first used
         for expert in range(_EXPERTS):
             assert part.tiers.ram.weights((layer, expert)).record
     cache = part.cache(8, options.tokens + 8)
+    promoted = part.tiers.residency.promotions
     whole, outside, around, calls = [], [], [], []
     generator = torch.Generator().manual_seed(1)
     for _ in range(options.tokens + 3):
@@ -153,6 +166,7 @@ def _figures(bench: Bench, share: float, options: argparse.Namespace, inside: _I
     return {
         "by": options.by,
         "experts_on_card": share,
+        "promotions_a_token": (part.tiers.residency.promotions - promoted) / (options.tokens + 3),
         "layers": _LAYERS,
         "milliseconds": _spread(whole[3:]),
         "outside_of_native_calls": _spread(outside[3:]),
@@ -182,6 +196,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=7168)
     parser.add_argument("--expert-width", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--promotions", action="store_true", help="experts move meanwhile, without their bytes")
     parser.add_argument("--by", choices=("native", "Python"), default="native", help="who goes from layer to layer")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5], help="of the experts on the card")
     return parser.parse_args()

@@ -272,18 +272,18 @@ class Pool:
         if not self.devices:
             return
         self.settle()
-        candidates = list(used)
-        for card, copier in enumerate(self._copiers):
+        for card in range(len(self.devices)):
             nbytes = max(self._residency.layout.slot_bytes.values())
             link = self._speeds.speeds.cards[card].link_bytes_per_s
             allowed = promotions_allowed(nbytes, link, seconds, self._link_share)
             self._allowance[card] = min(self._allowance[card] + allowed, max(2.0, allowed))
+        if max(self._allowance) < 1:
+            return
+        waiting = sorted(filter(self._residency.may_leave_ram, used), key=self._residency.scores.rank, reverse=True)
+        for card in range(len(self.devices)):
             # The home layers' experts first, then any that is worth it.
-            ordered = sorted(candidates, key=lambda key: self._home[key[0]] != card)
-            while self._allowance[card] >= 1 and (move := self._next(card, ordered)) is not None:
-                self._allowance[card] -= 1
-                self._under_way.append(move)
-                copier.submit(move)
+            self._begin_moves(card, [key for key in waiting if self._home[key[0]] == card])
+            self._begin_moves(card, [key for key in waiting if self._home[key[0]] != card and self._is_full(key)])
 
     def settle(self) -> None:
         """Take note of copies that have ended, as far as nobody uses their source. Raises what a copy raised."""
@@ -325,13 +325,21 @@ class Pool:
         """Whether the card that an expert prefers has no empty slot for it."""
         return not self._residency.cards[self._home[key[0]]].free_slots(self._residency.class_of(key[0]))
 
-    def _next(self, card: int, candidates: Sequence[ExpertKey]) -> Move | None:
-        home = [key for key in candidates if self._home[key[0]] == card]
-        guests = [key for key in candidates if self._home[key[0]] != card and self._is_full(key)]
-        move = self._residency.promotion([card], home) or self._residency.promotion([card], guests)
-        if move is None:
-            return None
-        device, in_ram = self.devices[card], self._ram_bytes(move.key)
+    def _begin_moves(self, card: int, waiting: Sequence[ExpertKey]) -> None:
+        """Promotions to a card, in the order of `waiting`, until one is not worth it or the link has no more time."""
+        for key in waiting:
+            while self._residency.may_leave_ram(key):
+                if self._allowance[card] < 1:
+                    return
+                move = self._residency.promotion([card], [key])
+                if move is None:
+                    return
+                self._allowance[card] -= 1
+                self._under_way.append(begun := self._move(move))
+                self._copiers[card].submit(begun)
+
+    def _move(self, move: Promotion | Demotion) -> Move:
+        device, in_ram = self.devices[move.card], self._ram_bytes(move.key)
         if isinstance(move, Promotion):
             return Move(move, lambda: device.upload(move.key, in_ram(), move.target))
         return Move(move, lambda: device.download(move.key, move.source, in_ram()))

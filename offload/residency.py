@@ -104,6 +104,7 @@ class Residency:
         self._card_of: dict[ExpertKey, int] = {}
         self._leaving: set[ExpertKey] = set()  # on the way from a card to RAM: the card's copy still counts
         self._arriving: set[ExpertKey] = set()
+        self._promoting: set[ExpertKey] = set()  # on the way from RAM to a card
         self._scalings = 0
         self._watchers: list[Callable[[ExpertKey], None]] = []
         self.evictions = self.promotions = self.demotions = 0
@@ -265,14 +266,17 @@ class Residency:
 
     # Between RAM and cards
 
+    def may_leave_ram(self, key: ExpertKey) -> bool:
+        """Whether its place is RAM, and no promotion of it is under way."""
+        return self.place(key) == RAM and key not in self._promoting
+
     def promotion(self, cards: Iterable[int], candidates: Iterable[ExpertKey]) -> Promotion | Demotion | None:
         """The next copy that is worth making, to one of `cards`, in order of preference, of one of `candidates`.
 
         When the card has no empty slot this makes room first: by forgetting its lowest expert, or by a Demotion.
         Source and target are pinned until `copied` or `abandoned`. None when nothing is worth it.
         """
-        waiting = [key for key in candidates if self.place(key) == RAM and not self._is_leaving_ram(key)]
-        best = max(waiting, key=self.scores.rank, default=None)
+        best = max(filter(self.may_leave_ram, candidates), key=self.scores.rank, default=None)
         if best is None:
             return None
         size_class = self._class_of_layer[best[0]]
@@ -291,6 +295,7 @@ class Residency:
             assert target is not None
             table.pin(best)
             self.ram.pin(best)
+            self._promoting.add(best)
             return Promotion(best, card, self.ram.slot(best), target)
         return None
 
@@ -299,6 +304,7 @@ class Residency:
         if isinstance(move, Promotion):
             self.cards[move.card].unpin(move.key)
             self.ram.unpin(move.key)
+            self._promoting.remove(move.key)
             self._card_of[move.key] = move.card
             self.promotions += 1
             if self.exclusive:
@@ -319,6 +325,8 @@ class Residency:
             source, target = target, source
             self._leaving.remove(move.key)
             self._arriving.remove(move.key)
+        else:
+            self._promoting.remove(move.key)
         source.unpin(move.key)
         target.unpin(move.key)
         target.remove(move.key)
@@ -349,10 +357,6 @@ class Residency:
     def _moved(self, key: ExpertKey) -> None:
         for watcher in self._watchers:
             watcher(key)
-
-    def _is_leaving_ram(self, key: ExpertKey) -> bool:
-        """Whether a promotion of the expert is under way."""
-        return any(key in table for table in self.cards)
 
     def _table(self, key: ExpertKey) -> SlotTable:
         card = self._card_of.get(key)
