@@ -4,6 +4,7 @@ What a layer's experts need crosses to the host in one copy, and their sum comes
 shared expert to do. For one token both parts, in front of the crossing and beside it, are recordings.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,13 @@ from k2lite.router import Routing, route
 from offload.experts import Experts
 from quant.kernels import ExpertWeights
 from quant.kernels.card import CardKernels, CardTensor, upload
+
+# Of a long chunk, so many tokens at a time are routed and handed over.
+PART_TOKENS = 1024
+# Values between the two products of a feed-forward block.
+_FEED_FORWARD_VALUES = 1 << 22
+# Tokens whose logits are on the card at a time.
+LOGIT_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,14 @@ class CardFeedForward:
         """x [T, hidden] -> [T, hidden]."""
         linear = self.kernels.linear
         return linear(F.silu(linear(x, self.gate)) * linear(x, self.up), self.down)
+
+    def add_to(self, x: Tensor, norm: Tensor, eps: float) -> None:
+        """Adds to x [T, hidden] what this makes of its norm, in parts of tokens.
+
+        The norm is made for it: to make one again costs less than to keep one.
+        """
+        for part in x.split(feed_forward_tokens(self.gate.rows)):
+            part.add_(self(rms_norm(part, norm, eps)))
 
 
 @dataclass(frozen=True)
@@ -88,10 +104,12 @@ class CardLayer:
             experts.announce(index, step.middle.cpu())
             self._beside.replay(step.recorder, self._feed_forward)
             return step.stream
-        crossing = _Crossing(step.packed, step.used, step.arrived)
+        crossing = _Crossing([step.packed], step.arrived)
         self._beside.replay(step.recorder, self._feed_forward)
-        stream, normed, ids, weights = crossing.arrived()
-        experts.announce(index, stream)
+        rows = crossing.arrived()
+        hidden = step.stream.shape[1]
+        experts.announce(index, rows[:, :hidden])
+        normed, ids, weights = _unpacked(rows[:, hidden:], step.used)
         return step.stream.add_(experts.forward(index, normed, ids, weights).to(x.device, non_blocking=True))
 
     def _attend(self, window: Tensor) -> None:
@@ -101,7 +119,8 @@ class CardLayer:
         if self.router is None:
             step.middle.copy_(x)
         else:
-            step.packed.copy_(_packed(x, *self.router(x)))
+            h, routing = self.router(x)
+            step.packed.copy_(_packed(routing, x, h))
 
     def _feed_forward(self) -> None:
         """From `step.packed` to `step.stream`: the dense block, or what there is beside the experts."""
@@ -115,18 +134,31 @@ class CardLayer:
             step.stream.copy_(step.middle)
 
     def _many(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
-        """A chunk of a prompt."""
+        """A chunk of a prompt, in parts of tokens wherever that costs nothing: the stream alone is there as a whole.
+
+        It is not announced: a chunk goes to most experts.
+        """
         x = attend_in_parts(self.attention, x, index, cache, rotations)
         if self.router is None:
             assert self.dense is not None and self.dense_norm is not None
-            return x + self.dense(rms_norm(x, self.dense_norm, self.norm_eps))
-        h, routing = self.router(x)
-        crossing = _Crossing(_packed(x, h, routing), routing.ids.shape[1])
+            self.dense.add_to(x, self.dense_norm, self.norm_eps)
+            return x
+        used = self.step.used
+        into = torch.empty(len(x), x.shape[1] + 2 * used, pin_memory=x.is_cuda)
+        crossing = _Crossing(map(self._routed, x.split(PART_TOKENS)), into)
         if self.shared is not None:
-            x = x + self.shared(h)  # queued: the card works while the host waits for what crosses, and multiplies
-        stream, normed, ids, weights = crossing.arrived()
-        experts.announce(index, stream)
-        return x + experts.forward(index, normed, ids, weights).to(x.device, non_blocking=True)
+            # queued: the card works while the host waits for what crosses, and multiplies
+            self.shared.add_to(x, self.router.norm, self.norm_eps)
+        found = experts.forward(index, *_unpacked(crossing.arrived(), used))
+        for part, added in zip(x.split(PART_TOKENS), found.split(PART_TOKENS), strict=True):
+            part.add_(added.to(x.device, non_blocking=True))
+        return x
+
+    def _routed(self, x: Tensor) -> Tensor:
+        """Norm and routing of some tokens, packed."""
+        assert self.router is not None
+        h, routing = self.router(x)
+        return _packed(routing, h)
 
 
 @dataclass(frozen=True)
@@ -146,31 +178,44 @@ class CardHead:
     def logits(self, normed: Tensor) -> Tensor:
         """See Head.logits."""
         with self.home.active():
-            return self.kernels.linear(normed, self.weight).cpu()
+            return torch.cat([self.kernels.linear(part, self.weight).cpu() for part in normed.split(LOGIT_TOKENS)])
 
 
-def _packed(x: Tensor, h: Tensor, routing: Routing) -> Tensor:
-    """Stream, norm and routing in one row of floats for each token: experts' numbers are far below 2^24, up to which
-    floats are exact."""
-    return torch.cat([x, h, routing.weights, routing.ids.float()], dim=1)
+def feed_forward_tokens(width: int) -> int:
+    """Tokens at a time in a feed-forward block of this width: for fewer, decoding its weights would take longer than
+    multiplying them."""
+    return max(512, _FEED_FORWARD_VALUES // width)
+
+
+def _packed(routing: Routing, *streams: Tensor) -> Tensor:
+    """Streams and routing in one row of floats for each token: experts' numbers are far below 2^24, up to which floats
+    are exact."""
+    return torch.cat([*streams, routing.weights, routing.ids.float()], dim=1)
+
+
+def _unpacked(rows: Tensor, used: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What is packed behind one stream: that [T, hidden], ids int64 and weights [T, used]."""
+    h, weights, ids = rows.split([rows.shape[1] - 2 * used, used, used], dim=1)
+    return h.contiguous(), ids.to(torch.int64), weights.contiguous()
 
 
 class _Crossing:
-    """Packed rows, for `used` experts each, on their way to the host."""
+    """Rows of floats on their way to the host."""
 
-    def __init__(self, packed: Tensor, used: int, into: Tensor | None = None) -> None:
-        """`into` is pinned memory that nobody uses any more, where there is some."""
-        self._used, self._hidden = used, packed.shape[1] // 2 - used
-        self._packed, self._done = packed, None
-        if packed.is_cuda:
-            self._packed = torch.empty(packed.shape, pin_memory=True) if into is None else into
-            self._packed.copy_(packed, non_blocking=True)
-            self._done = torch.cuda.Event()
-            self._done.record(torch.cuda.current_stream(packed.device))
+    def __init__(self, parts: Iterable[Tensor], into: Tensor) -> None:
+        """`into` has room for them all: memory of the host that nobody uses any more, pinned where a card is."""
+        self._rows, self._done, first = into, None, 0
+        for part in parts:
+            target = into[first : first + len(part)]
+            first += len(part)
+            if target.data_ptr() != part.data_ptr():  # a card made of the host's memory need not copy
+                target.copy_(part, non_blocking=True)
+            if part.is_cuda:
+                self._done = torch.cuda.Event()
+                self._done.record(torch.cuda.current_stream(part.device))
 
-    def arrived(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Waits; then stream and norm [T, hidden], ids int64 and weights [T, used], on the host."""
+    def arrived(self) -> Tensor:
+        """Waits for them."""
         if self._done is not None:
             self._done.synchronize()
-        x, h, weights, ids = self._packed.split([self._hidden, self._hidden, self._used, self._used], dim=1)
-        return x.contiguous(), h.contiguous(), ids.to(torch.int64), weights.contiguous()
+        return self._rows
