@@ -13,17 +13,13 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from k2lite.attention import AttentionWeights, naive_is_cheaper
+from k2lite.card_parts import SCORE_VALUES, SCRATCH_VALUES
 from k2lite.config import ModelConfig
 from k2lite.kv_cache import KvCache
 from k2lite.norm import rms_norm
 from k2lite.rope import rotate, softmax_scale
 from quant.kernels.card import CardKernels, CardTensor, upload
 from quant.tensor import QuantizedTensor
-
-# Keys and values of as many heads at a time as take this many numbers (256 MiB of bfloat16).
-SCRATCH_VALUES = 128 << 20
-# The same for scores in latent space (128 MiB of float32).
-SCORE_VALUES = 32 << 20
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ What a layer's experts need crosses to the host in one copy, and their sum comes
 shared expert to do. For one token both parts, in front of the crossing and beside it, are recordings.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from k2lite.card_attention import CardAttention
+from k2lite.card_crossing import ChunkCrossing, add_in_parts
+from k2lite.card_parts import LOGIT_TOKENS, feed_forward_tokens
 from k2lite.card_step import CardStep, PlainRecording, WindowRecording
 from k2lite.config import ModelConfig
 from k2lite.home import Home
@@ -22,13 +23,6 @@ from k2lite.router import Routing, route
 from offload.experts import Experts
 from quant.kernels import ExpertWeights
 from quant.kernels.card import CardKernels, CardTensor, upload
-
-# Of a long chunk, so many tokens at a time are routed and handed over.
-PART_TOKENS = 1024
-# Values between the two products of a feed-forward block.
-_FEED_FORWARD_VALUES = 1 << 22
-# Tokens whose logits are on the card at a time.
-LOGIT_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -104,12 +98,10 @@ class CardLayer:
             experts.announce(index, step.middle.cpu())
             self._beside.replay(step.recorder, self._feed_forward)
             return step.stream
-        crossing = _Crossing([step.packed], step.arrived)
+        crossing = _Crossing(step.packed, step.used, step.arrived)
         self._beside.replay(step.recorder, self._feed_forward)
-        rows = crossing.arrived()
-        hidden = step.stream.shape[1]
-        experts.announce(index, rows[:, :hidden])
-        normed, ids, weights = _unpacked(rows[:, hidden:], step.used)
+        stream, normed, ids, weights = crossing.arrived()
+        experts.announce(index, stream)
         return step.stream.add_(experts.forward(index, normed, ids, weights).to(x.device, non_blocking=True))
 
     def _attend(self, window: Tensor) -> None:
@@ -119,8 +111,7 @@ class CardLayer:
         if self.router is None:
             step.middle.copy_(x)
         else:
-            h, routing = self.router(x)
-            step.packed.copy_(_packed(routing, x, h))
+            step.packed.copy_(_packed(x, *self.router(x)))
 
     def _feed_forward(self) -> None:
         """From `step.packed` to `step.stream`: the dense block, or what there is beside the experts."""
@@ -134,7 +125,7 @@ class CardLayer:
             step.stream.copy_(step.middle)
 
     def _many(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
-        """A chunk of a prompt, in parts of tokens wherever that costs nothing: the stream alone is there as a whole.
+        """A chunk of a prompt, in parts of tokens where that costs next to nothing: only the stream is there in whole.
 
         It is not announced: a chunk goes to most experts.
         """
@@ -143,22 +134,12 @@ class CardLayer:
             assert self.dense is not None and self.dense_norm is not None
             self.dense.add_to(x, self.dense_norm, self.norm_eps)
             return x
-        used = self.step.used
-        into = torch.empty(len(x), x.shape[1] + 2 * used, pin_memory=x.is_cuda)
-        crossing = _Crossing(map(self._routed, x.split(PART_TOKENS)), into)
+        crossing = ChunkCrossing(x, self.router, self.step.used)
         if self.shared is not None:
             # queued: the card works while the host waits for what crosses, and multiplies
             self.shared.add_to(x, self.router.norm, self.norm_eps)
-        found = experts.forward(index, *_unpacked(crossing.arrived(), used))
-        for part, added in zip(x.split(PART_TOKENS), found.split(PART_TOKENS), strict=True):
-            part.add_(added.to(x.device, non_blocking=True))
+        add_in_parts(x, experts.forward(index, *crossing.arrived()))
         return x
-
-    def _routed(self, x: Tensor) -> Tensor:
-        """Norm and routing of some tokens, packed."""
-        assert self.router is not None
-        h, routing = self.router(x)
-        return _packed(routing, h)
 
 
 @dataclass(frozen=True)
@@ -181,41 +162,28 @@ class CardHead:
             return torch.cat([self.kernels.linear(part, self.weight).cpu() for part in normed.split(LOGIT_TOKENS)])
 
 
-def feed_forward_tokens(width: int) -> int:
-    """Tokens at a time in a feed-forward block of this width: for fewer, decoding its weights would take longer than
-    multiplying them."""
-    return max(512, _FEED_FORWARD_VALUES // width)
-
-
-def _packed(routing: Routing, *streams: Tensor) -> Tensor:
-    """Streams and routing in one row of floats for each token: experts' numbers are far below 2^24, up to which floats
-    are exact."""
-    return torch.cat([*streams, routing.weights, routing.ids.float()], dim=1)
-
-
-def _unpacked(rows: Tensor, used: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What is packed behind one stream: that [T, hidden], ids int64 and weights [T, used]."""
-    h, weights, ids = rows.split([rows.shape[1] - 2 * used, used, used], dim=1)
-    return h.contiguous(), ids.to(torch.int64), weights.contiguous()
+def _packed(x: Tensor, h: Tensor, routing: Routing) -> Tensor:
+    """Stream, norm and routing in one row of floats for each token: experts' numbers are far below 2^24, up to which
+    floats are exact."""
+    return torch.cat([x, h, routing.weights, routing.ids.float()], dim=1)
 
 
 class _Crossing:
-    """Rows of floats on their way to the host."""
+    """Packed rows, for `used` experts each, on their way to the host."""
 
-    def __init__(self, parts: Iterable[Tensor], into: Tensor) -> None:
-        """`into` has room for them all: memory of the host that nobody uses any more, pinned where a card is."""
-        self._rows, self._done, first = into, None, 0
-        for part in parts:
-            target = into[first : first + len(part)]
-            first += len(part)
-            if target.data_ptr() != part.data_ptr():  # a card made of the host's memory need not copy
-                target.copy_(part, non_blocking=True)
-            if part.is_cuda:
-                self._done = torch.cuda.Event()
-                self._done.record(torch.cuda.current_stream(part.device))
+    def __init__(self, packed: Tensor, used: int, into: Tensor | None = None) -> None:
+        """`into` is pinned memory that nobody uses any more, where there is some."""
+        self._used, self._hidden = used, packed.shape[1] // 2 - used
+        self._packed, self._done = packed, None
+        if packed.is_cuda:
+            self._packed = torch.empty(packed.shape, pin_memory=True) if into is None else into
+            self._packed.copy_(packed, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record(torch.cuda.current_stream(packed.device))
 
-    def arrived(self) -> Tensor:
-        """Waits for them."""
+    def arrived(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Waits; then stream and norm [T, hidden], ids int64 and weights [T, used], on the host."""
         if self._done is not None:
             self._done.synchronize()
-        return self._rows
+        x, h, weights, ids = self._packed.split([self._hidden, self._hidden, self._used, self._used], dim=1)
+        return x.contiguous(), h.contiguous(), ids.to(torch.int64), weights.contiguous()

@@ -55,6 +55,7 @@ def plan_record(plan: Plan, steps: Sequence[Step], replayed: Replayed | None = N
         "places": [asdict(place) | {"free_bytes": place.free_bytes} for place in placement.places],
         "drive_experts": placement.drive_experts,
         "drive_expert_bytes": placement.drive_expert_bytes,
+        "chunk_tokens": placement.chunk_tokens,
         "decode": None if plan.decode is None else asdict(plan.decode),
         "prefill": None if plan.prefill is None else asdict(plan.prefill),
         "replay": None if replayed is None else _replay_record(replayed),
@@ -86,6 +87,8 @@ def _place_lines(plan: Plan) -> list[str]:
         f" {'free':>9}"
     ]
     lines += [_place_line(place, model.expert_count) for place in placement.places]
+    if placement.chunk_tokens is not None:
+        lines.append(f"cards have buffers for prompts in chunks of {placement.chunk_tokens:,} tokens")
     if not model.expert_count:
         return lines
     if placement.drive_experts:

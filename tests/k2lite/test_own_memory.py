@@ -93,8 +93,11 @@ def test_buffers_of_k2() -> None:
 def test_a_chunk_is_as_long_as_there_is_room_for_it() -> None:
     memory = PromptMemory(K2, 2)
     assert memory.longest_chunk(0, 4096) == 512
-    assert memory.longest_chunk(1700 * 4 * 6 * 7168, 4096) == 1536
+    tenth = 1700 * 4 * 6 * 7168
+    assert memory.longest_chunk(10 * tenth, 4096) == 1536
     assert memory.longest_chunk(1 << 40, 4096) == 4096
+    # Two cards that experts are sent to have four vectors each on their way.
+    assert PromptMemory(K2, 2, cards=2).longest_chunk(10 * tenth, 4096) == 1700 * 6 // 14 // 512 * 512
 
 
 def test_a_budget_pays_for_what_the_process_takes_beyond_the_allowance() -> None:
