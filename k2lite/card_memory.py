@@ -26,13 +26,15 @@ _SLOT_EXCESS = 3 * 8192
 def card_buffers(config: ModelConfig, largest_expert_bytes: int) -> CardBuffers:
     """For a model whose largest expert has so many bytes."""
     attended, most_attended = _attended_bytes(config)
+    others = feed_forward_bytes(config), routing_bytes(config), logit_bytes(config)
+    has_experts = config.n_dense_layers < config.n_layers
+    staged = STAGED * (largest_expert_bytes + _SLOT_EXCESS) + _experts_bytes(config)
     return CardBuffers(
-        fixed=CONTEXT_BYTES
-        + matrix_bytes(config)
-        + max(attention_bytes(config), feed_forward_bytes(config), routing_bytes(config), logit_bytes(config))
-        + _expert_layers(config) * (STAGED * (largest_expert_bytes + _SLOT_EXCESS) + _experts_bytes(config)),
-        token=stream_bytes(config) + _expert_layers(config) * 2 * expert_token_bytes(config),
+        fixed=CONTEXT_BYTES + staged * has_experts,
+        token=stream_bytes(config) + 2 * expert_token_bytes(config) * has_experts,
         position=recorded_bytes(config),
+        other=max(others),
+        attention=attention_bytes(config),
         attended=attended,
         most_attended=most_attended,
     )
@@ -59,16 +61,22 @@ def expert_scratch_bytes(c: ModelConfig, experts: int) -> int:
 
 def attention_bytes(c: ModelConfig) -> int:
     """Of a part of the attention, besides what grows with the positions: norm, queries as products make them, turned
-    and in 16 bits, results, and their product with the output, as it is made and added."""
+    and in 16 bits, results, and their product with the output, as it is made and added; and decoded weights."""
     values = c.n_heads * (c.head_dim * (2 * _FLOAT + _HALF) + c.v_dim * (_FLOAT + 2 * _HALF))
     up = c.n_heads * c.kv_lora_rank * (c.qk_nope_dim + c.v_dim) * (_FLOAT + _HALF)
-    return ATTENTION_TOKENS * (values + 4 * _FLOAT * c.hidden_size) + up
+    queries = c.n_heads * c.head_dim * (c.q_lora_rank or c.hidden_size)
+    decoded = max(up, _HALF * max(queries, c.n_heads * c.v_dim * c.hidden_size))
+    return ATTENTION_TOKENS * (values + 4 * _FLOAT * c.hidden_size) + decoded
 
 
 def feed_forward_bytes(c: ModelConfig) -> int:
-    """Of a part of the widest feed-forward block: norm and result as they are made, gate, up and their product."""
+    """Of a part of the widest feed-forward block: norm and result as they are made, gate, up and their product, and a
+    decoded matrix, which NF4 is as a whole."""
     widths = [c.dense_width] * (c.n_dense_layers > 0) + [c.shared_width] * (c.n_shared_experts > 0)
-    each = (feed_forward_tokens(width) * 3 * _FLOAT * (c.hidden_size + width) for width in widths)
+    each = (
+        feed_forward_tokens(width) * 3 * _FLOAT * (c.hidden_size + width) + _HALF * width * c.hidden_size
+        for width in widths
+    )
     return max(each, default=0)
 
 
@@ -78,14 +86,9 @@ def routing_bytes(c: ModelConfig) -> int:
 
 
 def logit_bytes(c: ModelConfig) -> int:
-    """Of tokens whose logits are asked for."""
-    return LOGIT_TOKENS * (_FLOAT + _HALF) * (c.vocab_size + c.hidden_size)
-
-
-def matrix_bytes(c: ModelConfig) -> int:
-    """Of the largest matrix that is decoded: in pieces, but NF4 is decoded as a whole."""
-    rows = [c.n_heads * c.v_dim, *[c.dense_width] * (c.n_dense_layers > 0), c.shared_width]
-    return _HALF * max(max(rows) * c.hidden_size, min(PIECE_WEIGHTS, c.vocab_size * c.hidden_size))
+    """Of tokens whose logits are asked for, and a piece of the head."""
+    logits = LOGIT_TOKENS * (_FLOAT + _HALF) * (c.vocab_size + c.hidden_size)
+    return logits + _HALF * min(PIECE_WEIGHTS, c.vocab_size * c.hidden_size)
 
 
 def recorded_bytes(c: ModelConfig) -> int:
@@ -110,8 +113,3 @@ def _experts_bytes(c: ModelConfig) -> int:
     """Of both ways to multiply experts; those that are sent have the rows of a few apart from the others."""
     rows = min(places_together(c.hidden_size), LONGEST_CHUNK) * (_HALF + _FLOAT) * c.hidden_size
     return expert_scratch_bytes(c, c.n_experts) + expert_scratch_bytes(c, GROUP) + rows
-
-
-def _expert_layers(c: ModelConfig) -> int:
-    """1 where the model has layers with experts, else 0."""
-    return int(c.n_dense_layers < c.n_layers)

@@ -16,12 +16,15 @@ _CHUNK_SHARE = 1 / 8
 class CardBuffers:
     """Bytes on a card: `fixed` whatever is computed, `token` for each of a chunk, `position` for each of the context.
 
-    `attended` comes on top for each position, up to `most_attended` for all: then heads are taken in turn.
+    Then a part of the chunk is computed: in attention that takes `attention`, and `attended` for each position, up to
+    `most_attended` for all, since then heads are taken in turn. Behind it the part takes `other` bytes instead.
     """
 
     fixed: int
     token: int
     position: int
+    other: int
+    attention: int
     attended: int
     most_attended: int
 
@@ -39,5 +42,5 @@ class CardBuffers:
         return chunk
 
     def _kept(self, context_tokens: int) -> int:
-        attended = min(self.attended * context_tokens, self.most_attended)
-        return self.fixed + self.position * context_tokens + attended
+        attention = self.attention + min(self.attended * context_tokens, self.most_attended)
+        return self.fixed + self.position * context_tokens + max(self.other, attention)

@@ -5,9 +5,9 @@ A vector is one token's stream, hidden_size floats.
 
 # Attention is computed in parts of so many tokens, of which a chunk is a whole number.
 PART_TOKENS = 512
-# Activations of a token that are there at a time, in vectors: the stream before and behind the attention, its norm, the
-# experts' sum, the shared expert's output, and one that is being made.
-VECTORS_OF_A_TOKEN = 6
+# Activations of a token that are there at a time, in vectors: the stream, its norm, the experts' sum,
+# the shared expert's output, and one that is being made.
+VECTORS_OF_A_TOKEN = 5
 # For each card that experts are sent to: pinned, what it is given in 16 bits and its sums, for those in its slots and
 # for those that are sent; and the rows that are picked for it.
 VECTORS_OF_A_CARD = 4

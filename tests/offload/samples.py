@@ -21,7 +21,15 @@ def k2(expert_bytes: int = 24_772_608) -> ModelBytes:
         expert_weights=44_040_192,
         pair_flops=2 * 64 * 1088 * 61,
         context_tokens=131072,
-        buffers=CardBuffers(2_965_930_384, 115_968, 1280, 109_440, 375_809_280),
+        buffers=CardBuffers(
+            fixed=2_475_196_816,
+            token=115_968,
+            position=1280,
+            other=421_527_552,
+            attention=272_629_760,
+            attended=109_440,
+            most_attended=375_809_280,
+        ),
         vector_bytes=4 * 7168,
     )
 

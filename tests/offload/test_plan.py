@@ -144,9 +144,9 @@ def test_a_card_has_buffers_for_a_chunk_and_the_plan_says_how_long_that_is() -> 
         assert [place.buffer_bytes for place in placement.cards] == [buffers.bytes_of(tokens, 65536)] * 2
     assert place_model(machine(4, 512, 330, 12), k2(), 6000).chunk_tokens == 8192  # no longer than the context needs
     assert place_model(machine(0, 512, 330, 12), k2(), 65536).chunk_tokens is None
-    # A tenth of RAM has room for six vectors of a token and four more for each card.
+    # A tenth of RAM has room for five vectors of a token and four more for each card.
     short = place_model(machine(4, 32, 330, 12), k2(), 65536)
-    assert short.chunk_tokens == int(28 * GIB * 0.1) // (4 * 7168 * 22) // 512 * 512
+    assert short.chunk_tokens == int(28 * GIB * 0.1) // (4 * 7168 * 21) // 512 * 512
     assert short.cards[0].buffer_bytes == buffers.bytes_of(16384, 65536)
 
 

@@ -62,6 +62,7 @@ def many_experts(x: Tensor, experts: SlotTable, slots: Tensor, weights: Tensor) 
             parts, places, weights, y, experts.hidden, chunk.starts[0], chunk.last,
             USED=used, TILE=_SUM_TILE, num_warps=4,
         )  # fmt: skip
+        del parts  # before the next chunk's are made
     return y
 
 

@@ -122,4 +122,5 @@ def _many(x: Tensor, w: CardTensor, heads: int) -> Tensor:
         last = min(first + step, rows)
         plain = expanded(w, heads, first, last)
         y[:, :, first:last] = torch.bmm(x, plain.transpose(1, 2)).transpose(0, 1)
+        del plain  # before the next piece is made
     return y
