@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 
 from k2lite.card_crossing import ChunkCrossing
 from quant.kernels.card import CardTensor
-from quant.types import block_type
 
 CARD = torch.device("meta")
 
@@ -106,9 +105,3 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CountedBytes:
     monkeypatch.setattr("k2lite.card_crossing.torch", HostMemory(counted))
     monkeypatch.setattr(ChunkCrossing, "arrived", arrived_on_host)
     return counted
-
-
-def weights(*shape: int) -> CardTensor:
-    """Quantized weights on the card."""
-    block = block_type("Q8_0")
-    return CardTensor(block, shape, torch.empty(block.nbytes(shape), dtype=torch.uint8, device=CARD))

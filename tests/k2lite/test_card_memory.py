@@ -8,65 +8,19 @@ import torch
 from torch import Tensor
 
 from k2lite import card_memory
-from k2lite.card_attention import CardAttention, CardAttentionWeights
-from k2lite.card_layer import CardFeedForward, CardHead, CardLayer, CardRouter
+from k2lite.card_layer import CardHead
 from k2lite.card_memory import card_buffers
-from k2lite.card_step import CardStep
-from k2lite.config import ModelConfig
 from k2lite.config_json import config_from_json
 from k2lite.home import Home
 from k2lite.kv_cache import KvCache
-from k2lite.recording import CallRecorder
 from k2lite.synth.families import shape_named
 from offload.cards import unnamed_card
 from quant.kernels.card import SlotTable
-from tests.k2lite.card_peak import CARD, CountedBytes, counted, weights
+from tests.k2lite.card_peak import CARD, CountedBytes, counted
+from tests.k2lite.wide_layers import Nothing, layer_on, planned_layer, weights
 
 __all__ = ["counted"]
 K2 = replace(config_from_json(shape_named("k2").config), n_layers=2)
-
-
-class Nothing:
-    """Experts whose sum is on the host."""
-
-    def __init__(self, counted: CountedBytes) -> None:
-        self._counted = counted
-
-    def announce(self, layer: int, stream: Tensor) -> None:
-        """Nothing is read ahead."""
-
-    def forward(self, layer: int, x: Tensor, ids: Tensor, scales: Tensor) -> Tensor:
-        with self._counted.on_host():
-            return torch.empty_like(x)
-
-
-def layer(c: ModelConfig, dense: bool) -> CardLayer:
-    from quant.kernels.triton.kernels import TritonKernels
-
-    kernels = TritonKernels()
-    assert c.q_lora_rank is not None
-    attention = CardAttentionWeights(
-        norm=torch.ones(c.hidden_size, device=CARD),
-        q_first=weights(c.q_lora_rank, c.hidden_size),
-        q_a_norm=torch.ones(c.q_lora_rank, device=CARD),
-        q_b=weights(c.n_heads * c.head_dim, c.q_lora_rank),
-        kv_a=weights(c.latent_dim, c.hidden_size),
-        kv_a_norm=torch.ones(c.kv_lora_rank, device=CARD),
-        k_b=weights(c.n_heads, c.kv_lora_rank, c.qk_nope_dim),
-        v_b=weights(c.n_heads, c.v_dim, c.kv_lora_rank),
-        output=weights(c.hidden_size, c.n_heads * c.v_dim),
-    )
-    norm = torch.ones(c.hidden_size, device=CARD)
-    home = Home("cuda:0", CARD, is_card=True, cache_type=torch.bfloat16)
-    width = c.dense_width if dense else c.shared_width
-    block = CardFeedForward(
-        weights(width, c.hidden_size), weights(width, c.hidden_size), weights(c.hidden_size, width), kernels
-    )
-    step, attend = CardStep(torch.device("cpu"), c, CallRecorder()), CardAttention(attention, c, kernels)
-    if dense:
-        return CardLayer(home, step, attend, c.rms_eps, dense_norm=norm, dense=block)
-    router = CardRouter(norm, torch.ones(c.n_experts, c.hidden_size, device=CARD), None, c)
-    return CardLayer(home, step, attend, c.rms_eps, router=router, shared=block)
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, mask: object, scale: float) -> Tensor:
@@ -82,25 +36,18 @@ def most_of_layer(monkeypatch: pytest.MonkeyPatch, counted: CountedBytes) -> Cal
 
     def most(dense: bool, tokens: int, before: int) -> int:
         with torch.no_grad():
-            made = layer(K2, dense)
+            made = layer_on(CARD, K2, dense)
             cache = KvCache(K2, before + tokens, [made.home] * 2)
             cache.advance(before)
             angles = torch.empty(tokens, K2.qk_rope_dim // 2, device=CARD)
             counted.most = 0
             with counted:
                 x = torch.empty(tokens, K2.hidden_size, device=CARD)
-                made.forward(0, x, cache, (angles, angles), Nothing(counted))  # type: ignore[arg-type]
+                made.forward(0, x, cache, (angles, angles), Nothing(counted.on_host))  # type: ignore[arg-type]
             assert counted.now == x.nbytes
         return counted.most
 
     return most
-
-
-def planned_layer(c: ModelConfig, tokens: int, positions: int) -> int:
-    """The same as it is planned: everything but the driver's and the experts' part."""
-    buffers = card_buffers(c, 0)
-    attention = buffers.attention + min(buffers.attended * positions, buffers.most_attended)
-    return max(attention, buffers.other) + card_memory.stream_bytes(c) * tokens
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -126,7 +73,9 @@ def test_logits_take_what_is_planned(counted: CountedBytes) -> None:
     from quant.kernels.triton.kernels import TritonKernels
 
     home = Home("cuda:0", CARD, is_card=True)
-    head = CardHead(home, weights(K2.vocab_size, K2.hidden_size), torch.ones(K2.hidden_size), 1e-6, TritonKernels())
+    head = CardHead(
+        home, weights(CARD, K2.vocab_size, K2.hidden_size), torch.ones(K2.hidden_size), 1e-6, TritonKernels()
+    )
     normed = torch.empty(4096, K2.hidden_size, device=CARD)
     with counted, pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         head.logits(normed)

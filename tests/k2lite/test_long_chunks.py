@@ -16,7 +16,7 @@ from offload.machine import Machine
 from offload.memory_options import CardSpec, MemoryOptions
 from offload.placement import place_layers, place_model
 from tests.k2lite.simulated_cards import buffer_bytes, simulate_cards
-from tests.k2lite.test_card_engine import CARDS, close_to
+from tests.k2lite.test_card_engine import CARDS, ERROR, close_to
 from tests.tiny import write_checkpoint
 
 CONTEXT, TOKENS = 2048, 1500
@@ -38,20 +38,24 @@ def two_cards(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     simulate_cards(monkeypatch, 2, path.stat().st_size // 2 + 9 * grown, buffer_bytes(path, CONTEXT))
 
 
-def last_logits(loaded: LoadedModel, chunk: int) -> Tensor:
-    """Behind a prompt, and of some tokens after it."""
-    ids = torch.randint(500, (TOKENS + 4,), generator=torch.Generator().manual_seed(5))
-    cache, found = loaded.model.new_cache(CONTEXT), []
-    for part in (*ids[:TOKENS].split(chunk), *ids[TOKENS:].split(1)):
-        found.append(loaded.model.forward(part, cache))
-    return torch.cat(found[-5:])
+def logits(loaded: LoadedModel, chunk: int) -> Tensor:
+    """Of all of a prompt's tokens, and of one after it."""
+    ids = torch.randint(500, (TOKENS + 1,), generator=torch.Generator().manual_seed(5))
+    cache = loaded.model.new_cache(CONTEXT)
+    parts = (*ids[:TOKENS].split(chunk), ids[TOKENS:])
+    return torch.cat([loaded.model.forward(part, cache, last_only=False) for part in parts])
+
+
+def row_errors(found: Tensor, expected: Tensor) -> Tensor:
+    """The relative error of each token's logits."""
+    return (found - expected).pow(2).mean(-1).sqrt() / expected.pow(2).mean(-1).sqrt()
 
 
 def test_a_prompt_in_one_long_chunk_is_answered_alike(
     two_cards: None, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load_model(path, threads=2)
-    expected = last_logits(plain, 512)
+    expected = logits(plain, 512)
     plain.close()
     monkeypatch.setattr(card_sending, "places_together", lambda hidden: 700)  # experts get more tokens than that
     loaded = load_model(path, threads=2, memory=MemoryOptions(None, CARDS, context_tokens=CONTEXT))
@@ -60,8 +64,10 @@ def test_a_prompt_in_one_long_chunk_is_answered_alike(
         slow: MachineSpeeds = tiers.speeds.speeds
         tiers.speeds = MeasuredSpeeds(type(slow)(1e6, 1e9, 1e6, cards=slow.cards))  # so that experts are sent
         assert loaded.model.prefill_tokens == CONTEXT
-        assert close_to(last_logits(loaded, CONTEXT), expected)
-        assert close_to(last_logits(loaded, 512), expected)
+        long, short = logits(loaded, CONTEXT), logits(loaded, 512)
+        cut = row_errors(long, short)  # the cache of 16 bits rounds what is nearly alike
+        assert cut.median() < 1e-5 and cut.max() < ERROR
+        assert close_to(long, expected)
         counters = loaded.model.counters()
     finally:
         loaded.close()
@@ -91,7 +97,7 @@ def test_the_plan_and_the_cards_agree_on_chunk_and_buffers(
             assert homes.count(card.name) == place.layers
 
 
-@pytest.mark.parametrize(("budget", "tokens"), [(None, CONTEXT), (40_000_000, 1024)])
+@pytest.mark.parametrize(("budget", "tokens"), [(None, CONTEXT), (200_000_000, 1024)])
 def test_ram_may_have_room_for_shorter_chunks_only(
     two_cards: None, path: Path, budget: int | None, tokens: int
 ) -> None:
