@@ -87,10 +87,10 @@ def _place_lines(plan: Plan) -> list[str]:
         f" {'free':>9}"
     ]
     lines += [_place_line(place, model.expert_count) for place in placement.places]
-    if placement.chunk_tokens is not None:
-        lines.append(f"cards have buffers for prompts in chunks of {placement.chunk_tokens:,} tokens")
+    chunk = placement.chunk_tokens
+    chunk_lines = [] if chunk is None else [f"a prompt goes to the cards in chunks of {chunk:,} tokens"]
     if not model.expert_count:
-        return lines
+        return lines + chunk_lines
     if placement.drive_experts:
         share = 100 * placement.drive_experts / model.expert_count
         lines.append(
@@ -102,7 +102,7 @@ def _place_lines(plan: Plan) -> list[str]:
         lines.append(f"RAM holds every expert, in the mapped file{copies}")
     elif placement.cards:
         lines.append("an expert is on one card or in RAM, so that their sizes add up")
-    return lines
+    return lines + chunk_lines
 
 
 def _place_line(place: Place, all_experts: int) -> str:
