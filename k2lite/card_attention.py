@@ -13,15 +13,13 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from k2lite.attention import AttentionWeights, naive_is_cheaper
+from k2lite.card_parts import SCORE_VALUES, SCRATCH_VALUES
 from k2lite.config import ModelConfig
 from k2lite.kv_cache import KvCache
 from k2lite.norm import rms_norm
 from k2lite.rope import rotate, softmax_scale
 from quant.kernels.card import CardKernels, CardTensor, upload
 from quant.tensor import QuantizedTensor
-
-# Keys and values of as many heads at a time as take this many numbers (256 MiB of bfloat16).
-_SCRATCH_VALUES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -112,13 +110,19 @@ class CardAttention:
         Returns [T, heads, v].
         """
         q = torch.cat([self._kernels.linear_heads(q_nope, self._w.k_b), q_rope], -1).transpose(0, 1)
+        step = max(1, SCORE_VALUES // (q.shape[1] * len(cached)))
+        parts = [self._latents(some, cached, future) for some in q.split(step)]
+        latents = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self._kernels.linear_heads(latents.transpose(0, 1), self._w.v_b)
+
+    def _latents(self, q: Tensor, cached: Tensor, future: Tensor | None) -> Tensor:
+        """What some heads take, in latent space: q [h, T, latent + rope] -> [h, T, latent]."""
         (heads, tokens, _), positions = q.shape, len(cached)
         scores = _product(q.flatten(0, 1), cached.T).mul_(self._scale).view(heads, tokens, positions)
         if future is not None:
             scores.masked_fill_(future, float("-inf"))
         weights = scores.softmax(-1).flatten(0, 1)
-        latents = _product(weights, cached[:, : self._config.kv_lora_rank]).view(heads, tokens, -1)
-        return self._kernels.linear_heads(latents.transpose(0, 1), self._w.v_b)
+        return _product(weights, cached[:, : self._config.kv_lora_rank]).view(heads, tokens, -1)
 
     def _expanded(self, q_nope: Tensor, q_rope: Tensor, cached: Tensor) -> Tensor:
         """With the keys and values of each head, in bfloat16 on a card. Returns [T, heads, v]."""
@@ -126,7 +130,7 @@ class CardAttention:
         latent, k_rope = cached.to(dtype).split([c.kv_lora_rank, c.qk_rope_dim], -1)
         q = torch.cat([q_nope, q_rope], -1).transpose(0, 1).to(dtype)
         mask = causal_lower_right(q.shape[1], len(cached))
-        step = max(1, min(c.n_heads, _SCRATCH_VALUES // (len(cached) * (c.head_dim + c.v_dim))))
+        step = max(1, min(c.n_heads, SCRATCH_VALUES // (len(cached) * (c.head_dim + c.v_dim))))
         parts = []
         for first in range(0, c.n_heads, step):
             heads = slice(first, min(first + step, c.n_heads))

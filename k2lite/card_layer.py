@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from k2lite.card_attention import CardAttention
+from k2lite.card_crossing import ChunkCrossing, add_in_parts
+from k2lite.card_parts import LOGIT_TOKENS, feed_forward_tokens
 from k2lite.card_step import CardStep, PlainRecording, WindowRecording
 from k2lite.config import ModelConfig
 from k2lite.home import Home
@@ -42,6 +44,14 @@ class CardFeedForward:
         """x [T, hidden] -> [T, hidden]."""
         linear = self.kernels.linear
         return linear(F.silu(linear(x, self.gate)) * linear(x, self.up), self.down)
+
+    def add_to(self, x: Tensor, norm: Tensor, eps: float) -> None:
+        """Adds to x [T, hidden] what this makes of its norm, in parts of tokens.
+
+        The norm is made for it: to make one again costs less than to keep one.
+        """
+        for part in x.split(feed_forward_tokens(self.gate.rows)):
+            part.add_(self(rms_norm(part, norm, eps)))
 
 
 @dataclass(frozen=True)
@@ -123,18 +133,21 @@ class CardLayer:
             step.stream.add_(share(step.normed.contiguous(), step.ids.to(torch.int64), step.weights.contiguous()))
 
     def _many(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
-        """A chunk of a prompt."""
+        """A chunk of a prompt, in parts of tokens where that costs next to nothing: only the stream is there in whole.
+
+        It is not announced: a chunk goes to most experts.
+        """
         x = attend_in_parts(self.attention, x, index, cache, rotations)
         if self.router is None:
             assert self.dense is not None and self.dense_norm is not None
-            return x + self.dense(rms_norm(x, self.dense_norm, self.norm_eps))
-        h, routing = self.router(x)
-        crossing = _Crossing(_packed(x, h, routing), routing.ids.shape[1])
+            self.dense.add_to(x, self.dense_norm, self.norm_eps)
+            return x
+        crossing = ChunkCrossing(x, self.router, self.step.used)
         if self.shared is not None:
-            x = x + self.shared(h)  # queued: the card works while the host waits for what crosses, and multiplies
-        stream, normed, ids, weights = crossing.arrived()
-        experts.announce(index, stream)
-        return x + experts.forward(index, normed, ids, weights).to(x.device, non_blocking=True)
+            # queued: the card works while the host waits for what crosses, and multiplies
+            self.shared.add_to(x, self.router.norm, self.norm_eps)
+        add_in_parts(x, experts.forward(index, *crossing.arrived()))
+        return x
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ class CardHead:
     def logits(self, normed: Tensor) -> Tensor:
         """See Head.logits."""
         with self.home.active():
-            return self.kernels.linear(normed, self.weight).cpu()
+            return torch.cat([self.kernels.linear(part, self.weight).cpu() for part in normed.split(LOGIT_TOKENS)])
 
 
 def _packed(x: Tensor, h: Tensor, routing: Routing) -> Tensor:

@@ -12,6 +12,7 @@ from k2lite.layer import HostHead, Layer
 from k2lite.model_bytes import SizedTensor, model_bytes
 from k2lite.recording import CarefulRecorder, recorder_for
 from k2lite.weights import Builder, HostBuilder, TensorSource, WeightReader
+from offload.card_buffers import SHORTEST_CHUNK
 from offload.card_devices import PoolCard, card_kernels, facts_of, present_cards
 from offload.memory_options import CardSpec
 from offload.model_bytes import ModelBytes
@@ -30,13 +31,15 @@ class CardPlacement:
     """The cards, what each holds, and how many of the bytes that every token needs lie there rather than in RAM.
 
     `types` are those of the model's weights. `notes` are for the user: what turns out about the cards, as long as they
-    are used.
+    are used. `chunk_tokens` and `sending` as in offload.placement.CardPlaces; where RAM has room for less, that.
     """
 
     cards: tuple[PoolCard, ...] = ()
     resident_bytes: int = 0
     types: frozenset[BlockType] = frozenset()
     notes: list[str] = field(default_factory=list)
+    chunk_tokens: int | None = None
+    sending: int = 0
 
     @property
     def has_layers(self) -> bool:
@@ -91,16 +94,21 @@ def place_on_cards(
 
     Raises RequestError.
     """
-    specs = present_cards(named)
     sized = [SizedTensor(name, tensor.weights, tensor.nbytes) for name, tensor in tensors.items()]
     model = model_bytes(sized, config, config.name or "")
-    places, ranges = place_layers([facts_of(spec) for spec in specs], model, context_tokens)
+    specs = present_cards(named, model.buffers.bytes_of(SHORTEST_CHUNK, context_tokens))
+    found = place_layers([facts_of(spec) for spec in specs], model, context_tokens)
     cards = (
         PoolCard(spec, max(0, place.free_bytes), held, place.cache_bytes + place.buffer_bytes)
-        for spec, place, held in zip(specs, places, ranges, strict=True)
+        for spec, place, held in zip(specs, found.places, found.ranges, strict=True)
     )
-    resident = sum(_resident_bytes(model, held) for held in ranges)
-    return CardPlacement(tuple(cards), resident, frozenset(tensor.type for tensor in tensors.values()))
+    return CardPlacement(
+        tuple(cards),
+        resident_bytes=sum(_resident_bytes(model, held) for held in found.ranges),
+        types=frozenset(tensor.type for tensor in tensors.values()),
+        chunk_tokens=found.chunk_tokens,
+        sending=found.sending,
+    )
 
 
 def _resident_bytes(model: ModelBytes, held: Sequence[int]) -> int:

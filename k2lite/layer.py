@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from k2lite.attention import Attention
@@ -11,6 +10,7 @@ from k2lite.home import RAM, Home
 from k2lite.kv_cache import KvCache
 from k2lite.norm import Norm
 from k2lite.router import Router, Routing
+from offload.chunk_in_ram import PART_TOKENS
 from offload.experts import Experts, for_all_tokens
 from quant.kernels import ExpertWeights, Kernels
 from quant.tensor import QuantizedTensor
@@ -18,7 +18,7 @@ from quant.tensor import QuantizedTensor
 Rotations = tuple[Tensor, Tensor]
 
 # Attention to longer chunks is computed in parts of this length.
-ATTENTION_TOKENS = 512
+ATTENTION_TOKENS = PART_TOKENS
 
 
 class Choice(Protocol):
@@ -47,7 +47,10 @@ class DecoderLayer(Protocol):
         """Who chooses among its experts; takes the stream on any device."""
 
     def forward(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
-        """The stream behind this layer, the `index`-th, x [T, hidden] f32 -> [T, hidden], all on its home's device."""
+        """The stream behind this layer, the `index`-th, x [T, hidden] f32 -> [T, hidden], all on its home's device.
+
+        `x` may be overwritten.
+        """
 
 
 class Head(Protocol):
@@ -115,15 +118,18 @@ class HostHead:
 
 
 def attend_in_parts(attention: Attend, x: Tensor, index: int, cache: KvCache, rotations: Rotations) -> Tensor:
-    """Attention to a long chunk in parts: what it keeps in memory between its steps would grow with the chunk."""
+    """Attention to a long chunk in parts: what it keeps in memory between its steps would grow with the chunk.
+
+    `x` may be overwritten, and be what is returned.
+    """
     if len(x) <= ATTENTION_TOKENS:
         return attention(x, index, cache, rotations)
-    parts, start = [], cache.length
+    start = cache.length
     cosines, sines = (part.split(ATTENTION_TOKENS) for part in rotations)
     try:
         for part, *turned in zip(x.split(ATTENTION_TOKENS), cosines, sines, strict=True):
-            parts.append(attention(part, index, cache, (turned[0], turned[1])))
+            part.copy_(attention(part, index, cache, (turned[0], turned[1])))
             cache.advance(len(part))
     finally:
         cache.rewind(start)  # of this layer only: the chunk is not yet through
-    return torch.cat(parts)
+    return x

@@ -1,6 +1,7 @@
 """A GGUF file's weights into a model: mapped where memory holds them all, else with experts read as they are needed."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from k2lite.expert_names import is_expert_tensor
 from k2lite.expert_slabs import expert_slabs
 from k2lite.layer import Choice
 from k2lite.model import Model
-from k2lite.ram_budget import LARGEST_CHUNK_TOKENS, Placement, WeightBytes, context_tokens, default_budget, place
+from k2lite.ram_budget import Placement, WeightBytes, context_tokens, default_budget, place
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
 from offload.build import mapped_experts_with_cards, paged_experts
 from offload.experts import Experts, MappedExperts
@@ -76,7 +77,9 @@ def load_weights(
     resident = sum(info.nbytes for name, info in file.tensors.items() if not is_expert_tensor(name))
     in_ram = WeightBytes(total - on_cards.resident_bytes, resident - on_cards.resident_bytes)
     cached = on_cards.layers_in_ram(config)
-    placement = place(in_ram, config, slabs, memory, isinstance(kernels, WeightWatcher), cached)
+    watched = isinstance(kernels, WeightWatcher)
+    placement = place(in_ram, config, slabs, memory, watched, cached, on_cards.chunk_tokens, on_cards.sending)
+    on_cards = replace(on_cards, chunk_tokens=placement.chunk_tokens)
     builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
         # What is watched may be larger, and would push itself out.
@@ -107,7 +110,7 @@ def _mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_u
                 kernels,
                 layers,
                 on_cards.cards,
-                prefill_tokens=LARGEST_CHUNK_TOKENS,
+                prefill_tokens=on_cards.chunk_tokens,
                 later_notes=on_cards.notes,
             )
         arrays = [tensor.data for layer in layers.values() for tensor in layer.tensors]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from k2lite.card_memory import card_buffers
 from k2lite.config import ModelConfig
 from k2lite.config_gguf import config_from_gguf
 from k2lite.tensor_layout import tensor_layouts
@@ -16,6 +17,7 @@ from quant.recipe.recipe import Recipe, missing_importance, plan_types
 _LAYER = re.compile(r"blk\.([0-9]+)\.")
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _CACHE_VALUE_BYTES = 4  # k2lite.kv_cache keeps float32
+_STREAM_VALUE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -78,4 +80,6 @@ def model_bytes(tensors: Iterable[SizedTensor], config: ModelConfig, name: str) 
         expert_weights=3 * config.hidden_size * config.expert_width,
         pair_flops=2 * config.n_heads * (config.latent_dim + config.kv_lora_rank) * config.n_layers,
         context_tokens=config.context_length,
+        buffers=card_buffers(config, max(experts)),
+        vector_bytes=_STREAM_VALUE_BYTES * config.hidden_size,
     )

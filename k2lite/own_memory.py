@@ -9,6 +9,7 @@ import psutil
 
 from k2lite.config import ModelConfig
 from k2lite.layer import ATTENTION_TOKENS
+from offload.chunk_in_ram import chunk_in_ram, token_bytes
 
 # Python with torch and its libraries, as far as it is not counted. docs/offloading.md promises 300 MB: what is left is
 # for what nobody foresees, holes in the heap for one.
@@ -18,9 +19,6 @@ _LARGEST_SHARE = 16
 # The tokenizer's tables, which are made with the first prompt: K2's take 80 MB.
 _ENCODER_BYTES_OF_A_TOKEN = 550
 
-# Activations of a token that are there at a time, in vectors of the stream's width: the stream before and behind the
-# attention, its norm, the experts' sum, the shared expert's output, and one that is being made.
-_VECTORS_OF_A_TOKEN = 6
 # Of the native kernels: activations in 8 bits with their scales and sums; hidden values of as many experts as go
 # together, as floats and in 8 bits; a quarter more than is asked for; and what each thread has for a few rows.
 _BYTES_IN_8_BITS = 1.375
@@ -31,10 +29,11 @@ _ROWS_OF_A_THREAD = 256
 
 @dataclass(frozen=True)
 class PromptMemory:
-    """Bytes that a chunk of so many tokens takes in RAM, with kernels of so many threads."""
+    """Bytes that a chunk of so many tokens takes in RAM, with kernels of so many threads, beside so many real cards."""
 
     config: ModelConfig
     threads: int
+    cards: int = 0
 
     def bytes_of(self, tokens: int, longest: int = 0) -> int:
         """All that there is while a chunk is computed, when the longest one so far had `longest` tokens."""
@@ -44,7 +43,7 @@ class PromptMemory:
         """Activations, given back when the chunk is done."""
         c = self.config
         in_part = min(tokens, ATTENTION_TOKENS) * (c.hidden_size + c.n_heads * (c.head_dim + c.v_dim))
-        return 4 * (in_part + tokens * _VECTORS_OF_A_TOKEN * c.hidden_size)
+        return 4 * in_part + tokens * token_bytes(4 * c.hidden_size, self.cards)
 
     def kept_bytes(self, tokens: int) -> int:
         """What the kernels take for their own work and keep: as much as the longest chunk needed."""
@@ -57,13 +56,9 @@ class PromptMemory:
         thread = 4 * (tokens * _ROWS_OF_A_THREAD + c.kv_lora_rank * (c.qk_nope_dim + c.v_dim) + part)
         return int(_KERNEL_SPARE * (job + self.threads * thread))
 
-    def longest_chunk(self, nbytes: int, most: int) -> int:
-        """As many tokens as their activations have room for in `nbytes`, in whole parts of the attention, one at least.
-
-        At most `most`.
-        """
-        fitting = nbytes // (4 * _VECTORS_OF_A_TOKEN * self.config.hidden_size)
-        return max(ATTENTION_TOKENS, min(most, fitting) // ATTENTION_TOKENS * ATTENTION_TOKENS)
+    def longest_chunk(self, budget_bytes: int, most: int) -> int:
+        """See chunk_in_ram."""
+        return chunk_in_ram(budget_bytes, 4 * self.config.hidden_size, self.cards, most)
 
 
 def resident_bytes() -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from k2lite.config import ModelConfig
 from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, DEFAULT_CONTEXT_TOKENS
 from k2lite.kv_cache import cache_bytes
+from k2lite.layer import ATTENTION_TOKENS
 from k2lite.own_memory import ALLOWED_BYTES, PromptMemory, budget_for, own_bytes, resident_bytes, without_own
 from k2lite.sizes import format_bytes
 from offload.build import layout_of
@@ -15,8 +16,7 @@ from offload.probe_host import usable_cores
 from offload.slabs import SlabMap
 from quant.errors import RequestError
 
-# A chunk of a prompt may keep this share of the budget busy with its activations.
-_CHUNK_SHARE = 0.1
+# Without cards the arithmetic decides: longer chunks of a prompt would win nothing.
 LARGEST_CHUNK_TOKENS = 4096
 # For a chunk of so many tokens there is always room; for a longer one slots are given up meanwhile.
 _SHORT_TOKENS = 64
@@ -26,8 +26,8 @@ _SHORT_TOKENS = 64
 class Placement:
     """How a budget is shared out: bytes for experts' slots, and the longest chunk of a prompt.
 
-    `slot_bytes` None means that everything is mapped. `chunk_bytes` of the slots make room for a chunk of so many
-    tokens.
+    `slot_bytes` None means that everything is mapped; then only cards have use for long chunks. `chunk_bytes` of the
+    slots make room for a chunk of so many tokens.
     """
 
     slot_bytes: int | None
@@ -50,24 +50,28 @@ def place(
     memory: MemoryOptions,
     watched: bool = False,
     cached_layers: int | None = None,
+    card_chunk_tokens: int | None = None,
+    cards: int = 0,
 ) -> Placement:
     """Decide between mapped and paged, and share out the budget. Raises RequestError with the numbers.
 
     Weights that are `watched` must not come and go: they are mapped, whatever that costs. `cached_layers` of the layers
-    have their cache in RAM, all unless given.
+    have their cache in RAM, all unless given. Real `cards` have buffers for chunks of `card_chunk_tokens`.
     """
     given = memory.ram_budget_bytes
     budget = default_budget(config, memory, cached_layers) if given is None else given
     # What is free, where no budget was given, is so beside what this process has taken already.
     itself = 0 if given is None else own_bytes(config, resident_bytes())
     left = without_own(budget, itself)
-    prompt = PromptMemory(config, usable_cores())
-    chunk = prompt.longest_chunk(int(budget * _CHUNK_SHARE), LARGEST_CHUNK_TOKENS)
+    prompt = PromptMemory(config, usable_cores(), cards)
+    chunk = prompt.longest_chunk(budget, card_chunk_tokens or LARGEST_CHUNK_TOKENS)
     total, resident = weights.total, weights.resident
     fits = total <= budget if given is None else total + prompt.bytes_of(DEFAULT_CHUNK_TOKENS) <= left
     if fits or watched or not slabs.layers:
         _check_mapped(total, budget, memory)
-        return Placement(None)
+        while given is not None and chunk > ATTENTION_TOKENS and total + prompt.bytes_of(chunk) > left:
+            chunk -= ATTENTION_TOKENS
+        return Placement(None, chunk)
     buffers = prompt.bytes_of(chunk)
     smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
     needed = resident + buffers + smallest

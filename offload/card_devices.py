@@ -9,7 +9,7 @@ from offload.card_errors import card_errors
 from offload.cards import card_named, unnamed_card
 from offload.dispatch import CardSpeeds
 from offload.kernel_card import KernelCard
-from offload.machine import CARD_BUFFER_BYTES, CARD_RESERVE, Card
+from offload.machine import CARD_RESERVE, Card
 from offload.memory_options import CardSpec
 from offload.multiply import Multiplier
 from offload.pool import PoolDevice, VirtualCard
@@ -51,14 +51,14 @@ class PoolCard:
         return torch.device("cpu" if self.spec.kind == "virtual" else self.name)
 
 
-def present_cards(specs: Sequence[CardSpec]) -> list[CardSpec]:
+def present_cards(specs: Sequence[CardSpec], buffer_bytes: int) -> list[CardSpec]:
     """The cards that are meant, each with its number and with as many bytes as are free or were allowed.
 
-    Raises RequestError for cards that are not there.
+    Raises RequestError for cards that are not there, or have no room but for `buffer_bytes`.
     """
     found: list[CardSpec] = []
     for spec in specs:
-        found += [spec] if spec.kind == "virtual" else _cuda_cards(spec)
+        found += [spec] if spec.kind == "virtual" else _cuda_cards(spec, buffer_bytes)
     return found
 
 
@@ -132,7 +132,7 @@ _DEVICES: dict[str, Callable[[PoolCard, SlotTable, SlabMap, Multiplier], PoolDev
 }
 
 
-def _cuda_cards(spec: CardSpec) -> list[CardSpec]:
+def _cuda_cards(spec: CardSpec, buffer_bytes: int) -> list[CardSpec]:
     if not torch.cuda.is_available():
         why = (
             "this torch was built without CUDA"
@@ -149,7 +149,7 @@ def _cuda_cards(spec: CardSpec) -> list[CardSpec]:
         )
     for number in numbers:
         _check_generation(number)
-    return [_with_room(spec, number) for number in numbers]
+    return [_with_room(spec, number, buffer_bytes) for number in numbers]
 
 
 def _check_generation(number: int) -> None:
@@ -164,15 +164,15 @@ def _check_generation(number: int) -> None:
         )
 
 
-def _with_room(spec: CardSpec, number: int) -> CardSpec:
+def _with_room(spec: CardSpec, number: int, buffer_bytes: int) -> CardSpec:
     """Somebody else, a desktop for one, may be using a part of the card. Raises RequestError when too much of it."""
     with card_errors(f"cuda:{number}"):
         free_bytes, total_bytes = torch.cuda.mem_get_info(number)
     capacity = free_bytes if spec.capacity_bytes is None else min(spec.capacity_bytes, free_bytes)
-    if capacity * (1 - CARD_RESERVE) <= CARD_BUFFER_BYTES:
+    if capacity * (1 - CARD_RESERVE) <= buffer_bytes:
         raise RequestError(
             f"cuda:{number} has {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB free and may use "
-            f"{capacity / 1e9:.1f}: more than {CARD_BUFFER_BYTES / (1 - CARD_RESERVE) / 1e9:.1f} are needed; "
+            f"{capacity / 1e9:.1f}: more than {buffer_bytes / (1 - CARD_RESERVE) / 1e9:.1f} are needed; "
             "end what else uses it, or leave the card out (--devices)"
         )
     return CardSpec("cuda", capacity, number)

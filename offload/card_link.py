@@ -13,6 +13,8 @@ from torch import Tensor
 
 # Of a background copy that a hand-over may have to wait for: 2 MiB take 0.1 ms of a link of 25 GB/s.
 _CHUNK_BYTES = 2 << 20
+# So many rows that hardly any expert has only a few of them, which are multiplied without such rounding.
+_MANY_ROWS = 1024
 
 
 class CardLink:
@@ -52,6 +54,11 @@ class CardLink:
     def given(self, x: Tensor) -> Tensor:
         """A few values of the host, on the device."""
         return x.pin_memory().to(self._device, non_blocking=True) if self._is_card else x
+
+    def given_rows(self, x: Tensor) -> Tensor:
+        """Activations [T, n] f32 of the host, on the device: as bfloat16 where they are many, since products of many
+        tokens round them to that, and half of them is less to copy and to keep."""
+        return self.given(x.bfloat16() if self._is_card and len(x) >= _MANY_ROWS else x)
 
     def taken(self, x: Tensor) -> Callable[[], Tensor]:
         """Begin to bring a result to the host; what is returned waits for it."""

@@ -6,7 +6,7 @@ those of the next may come ahead. All copies are one thread's, in the order in w
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from offload.card_link import CardLink
 from offload.multiply import CardWork, ExpertBytes, SentWork
 from offload.slots import ExpertKey, Slot
+from quant.kernels.card_scratch import places_together
 
 # So many experts are multiplied in one call while as many again are copied.
 GROUP = 8
@@ -117,8 +118,8 @@ class CardSending:
         """The sum over all works, [T, hidden] on the host."""
         try:
             with self._link.computing():
-                given = self._link.given(x)
-                total = torch.zeros_like(given)
+                given = self._link.given_rows(x)
+                total = torch.zeros(x.shape, device=given.device)
             wanted = {work.key for work in works}
             for key in [key for key in self._ahead if key not in wanted]:
                 self._put_back([self._ahead.pop(key)])
@@ -155,7 +156,8 @@ class CardSending:
 
     def _multiply(self, x: Tensor, works: Sequence[CardWork], total: Tensor) -> None:
         with self._link.computing():
-            self._memory.multiply(self._link, x, works, total)
+            for part in _parts(works, places_together(x.shape[1])):
+                self._memory.multiply(self._link, x, part, total)
             self._multiplied.append((self._link.done(), [work.slot for work in works]))
 
     def _take(self, size_class: int) -> Slot | None:
@@ -184,6 +186,21 @@ class CardSending:
 
 def _groups(works: Sequence[SentWork]) -> list[Sequence[SentWork]]:
     return [works[start : start + GROUP] for start in range(0, len(works), GROUP)]
+
+
+def _parts(works: Sequence[CardWork], most: int) -> Iterator[list[CardWork]]:
+    """`works` in calls of at most so many tokens each, so that what they take does not grow with the prompt."""
+    part: list[CardWork] = []
+    rows = 0
+    for work in works:
+        for tokens, scales in zip(work.tokens.split(most), work.scales.split(most), strict=True):
+            if part and rows + len(tokens) > most:
+                yield part
+                part, rows = [], 0
+            part.append(CardWork(work.key, work.slot, tokens, scales))
+            rows += len(tokens)
+    if part:
+        yield part
 
 
 def _placed(work: SentWork, place: Slot) -> CardWork:

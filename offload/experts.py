@@ -56,7 +56,7 @@ class Experts(Protocol):
 
     def announce(self, layer: int, stream: Tensor) -> None:
         """The stream [T, hidden] f32 in front of a layer's experts, before `forward` is called for that layer; also in
-        front of a layer without experts.
+        front of a layer without experts. Of a chunk it may be left out.
 
         Only to guess what later layers will ask for: nothing that is computed depends on it.
         """

@@ -81,7 +81,7 @@ class KernelCard:
             rows, slots, scales = _by_row(works)
             x = x[rows]
         with card_errors(self.name), self._link.computing():
-            taken = self._link.taken(self._sums(works[0].key[0], self._link.given(x), slots, scales))
+            taken = self._link.taken(self._sums(works[0].key[0], self._link.given_rows(x), slots, scales))
 
         def add_result(y: Tensor) -> None:
             with card_errors(self.name):

@@ -8,8 +8,6 @@ GIB = 1 << 30
 RAM_RESERVE = 1 / 8
 # A sixteenth for fragmentation and a display.
 CARD_RESERVE = 1 / 16
-# The driver's context, the kernels, activations, and staging for what is on its way to the card.
-CARD_BUFFER_BYTES = 1 * GIB
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,8 @@ class Card:
 
     @property
     def usable_bytes(self) -> int:
-        """What weights, cache and buffers may take together."""
+        """What weights, cache and buffers may take together; a virtual card needs no buffers."""
         return self.memory_bytes if self.is_virtual else int(self.memory_bytes * (1 - CARD_RESERVE))
-
-    @property
-    def buffer_bytes(self) -> int:
-        """Of these, what is for neither weights nor cache."""
-        return 0 if self.is_virtual else CARD_BUFFER_BYTES
 
     @property
     def cache_share(self) -> float:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from offload.card_buffers import CardBuffers
+
 
 @dataclass(frozen=True)
 class LayerBytes:
@@ -18,7 +20,8 @@ class ModelBytes:
     `outer_bytes` are the head's and the last norm's, `embedding_bytes` those of a table that is read a row a token.
     `cache_bytes` is what one token of context takes in all layers, were they all in RAM. `resident_weights` and
     `expert_weights` count weights: those that every token is multiplied with, and those of one expert. `pair_flops`
-    are the operations of attention between one token and one token before it, in all layers.
+    are the operations of attention between one token and one token before it, in all layers. `buffers` are what cards
+    take to compute, `vector_bytes` one token's stream in RAM.
     """
 
     name: str
@@ -32,6 +35,8 @@ class ModelBytes:
     expert_weights: int
     pair_flops: int
     context_tokens: int
+    buffers: CardBuffers
+    vector_bytes: int
 
     @property
     def resident_bytes(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from offload.chunk_in_ram import chunk_in_ram
 from offload.layer_ranges import divide_layers
 from offload.machine import GIB, Card, Machine
 from offload.model_bytes import ModelBytes
@@ -42,6 +43,7 @@ class Place:
 class Placement:
     """`places` are the cards, then RAM. `drive_experts` are in no other place.
 
+    `chunk_tokens` is how much of a prompt goes through all layers at once, where cards decide that.
     `mapped`: RAM holds every expert, cards hold copies. Else an expert is in one fast place, which adds up.
     `missing_bytes` is what the machine lacks to run the model at all, and `missing_where` says of what.
     """
@@ -52,6 +54,7 @@ class Placement:
     drive_expert_bytes: int
     missing_bytes: int = 0
     missing_where: str = ""
+    chunk_tokens: int | None = None
 
     @property
     def cards(self) -> tuple[Place, ...]:
@@ -72,8 +75,8 @@ class Placement:
 def place_model(machine: Machine, model: ModelBytes, context_tokens: int) -> Placement:
     """Where everything goes when `context_tokens` tokens of cache are kept. Touches nothing."""
     parts = _parts(model, context_tokens, 1.0)
-    cards, ranges = place_layers(machine.cards, model, context_tokens)
-    cards = _fill_alike(cards, model)
+    found = place_layers(machine.cards, model, context_tokens)
+    cards, ranges = _fill_alike(found.places, model), found.ranges
     left = model.expert_count - sum(place.expert_count for place in cards)
     behind = range(ranges[-1].stop if ranges else 0, len(parts))
     ram = _place("RAM", machine.ram_bytes, machine.usable_ram_bytes, RAM_BUFFER_BYTES, parts, behind)
@@ -84,21 +87,41 @@ def place_model(machine: Machine, model: ModelBytes, context_tokens: int) -> Pla
     on_drive = 0 if mapped else left - ram.expert_count
     drive_bytes = int(on_drive * model.mean_expert_bytes)
     missing, where = _missing(machine, model, room_bytes, drive_bytes)
-    return Placement((*cards, ram), mapped, on_drive, drive_bytes, missing, where)
+    chunk = found.chunk_tokens
+    if chunk is not None:
+        chunk = chunk_in_ram(machine.usable_ram_bytes, model.vector_bytes, found.sending, chunk)
+    return Placement((*cards, ram), mapped, on_drive, drive_bytes, missing, where, chunk)
 
 
-def place_layers(
-    machine_cards: Sequence[Card], model: ModelBytes, context_tokens: int
-) -> tuple[list[Place], list[range]]:
-    """Each card with its layers and cache and no experts yet, and which layers those are; the last part is the head."""
-    rooms = [max(0, card.usable_bytes - card.buffer_bytes) for card in machine_cards]
+@dataclass(frozen=True)
+class CardPlaces:
+    """Each card with its layers and cache and no experts yet, and which layers those are; the last part is the head.
+
+    A chunk of a prompt has at most `chunk_tokens`, for which all cards have buffers: None where none is a real one.
+    `sending` cards are real.
+    """
+
+    places: list[Place]
+    ranges: list[range]
+    chunk_tokens: int | None
+    sending: int
+
+
+def place_layers(machine_cards: Sequence[Card], model: ModelBytes, context_tokens: int) -> CardPlaces:
+    """What each card is given before there are experts. Touches nothing."""
+    real, buffers = [card for card in machine_cards if not card.is_virtual], model.buffers
+    chunk = min((buffers.longest_chunk(card.usable_bytes, context_tokens) for card in real), default=None)
+    taken = [
+        0 if card.is_virtual or chunk is None else buffers.bytes_of(chunk, context_tokens) for card in machine_cards
+    ]
+    rooms = [max(0, card.usable_bytes - nbytes) for card, nbytes in zip(machine_cards, taken, strict=True)]
     largest = _parts(model, context_tokens, max((card.cache_share for card in machine_cards), default=1.0))
     ranges = divide_layers([resident + cache for resident, cache in largest], rooms)
     places = []
-    for number, (card, held) in enumerate(zip(machine_cards, ranges, strict=True)):
+    for number, (card, held, nbytes) in enumerate(zip(machine_cards, ranges, taken, strict=True)):
         parts = _parts(model, context_tokens, card.cache_share)
-        places.append(_place(f"card {number}", card.memory_bytes, card.usable_bytes, card.buffer_bytes, parts, held))
-    return places, ranges
+        places.append(_place(f"card {number}", card.memory_bytes, card.usable_bytes, nbytes, parts, held))
+    return CardPlaces(places, ranges, chunk, len(real))
 
 
 def _parts(model: ModelBytes, context_tokens: int, cache_share: float) -> list[tuple[int, int]]:

@@ -16,8 +16,8 @@ from offload.roofline import Efficiency, LayerTimes, Rates, Shares, layer_times
 # How well kernels and drives are expected to do in the good case, and in the bad one.
 GOOD = Efficiency()
 BAD = Efficiency(card=0.70, ram=0.60, drive=0.80, link=0.70, flops=0.35)
-# What streams through in one pass of a prompt.
-_CHUNK_TOKENS = 8192
+# What goes through in one pass of a prompt where no cards are.
+_CHUNK_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def fixed_seconds(
 
 
 def _prefill(machine: Machine, model: ModelBytes, placement: Placement, tokens: int, case: Assumptions) -> Speed:
-    chunk = min(tokens, _CHUNK_TOKENS)
+    chunk = min(tokens, placement.chunk_tokens or _CHUNK_TOKENS)
     parts = _expert_pass(machine, model, placement, chunk, case.efficiency)
     dense_s = _dense_s(machine, model, placement, chunk, case.efficiency)
     total_s = max(parts.values()) + dense_s

@@ -55,6 +55,7 @@ def plan_record(plan: Plan, steps: Sequence[Step], replayed: Replayed | None = N
         "places": [asdict(place) | {"free_bytes": place.free_bytes} for place in placement.places],
         "drive_experts": placement.drive_experts,
         "drive_expert_bytes": placement.drive_expert_bytes,
+        "chunk_tokens": placement.chunk_tokens,
         "decode": None if plan.decode is None else asdict(plan.decode),
         "prefill": None if plan.prefill is None else asdict(plan.prefill),
         "replay": None if replayed is None else _replay_record(replayed),
@@ -86,8 +87,10 @@ def _place_lines(plan: Plan) -> list[str]:
         f" {'free':>9}"
     ]
     lines += [_place_line(place, model.expert_count) for place in placement.places]
+    chunk = placement.chunk_tokens
+    chunk_lines = [] if chunk is None else [f"a prompt goes to the cards in chunks of {chunk:,} tokens"]
     if not model.expert_count:
-        return lines
+        return lines + chunk_lines
     if placement.drive_experts:
         share = 100 * placement.drive_experts / model.expert_count
         lines.append(
@@ -99,7 +102,7 @@ def _place_lines(plan: Plan) -> list[str]:
         lines.append(f"RAM holds every expert, in the mapped file{copies}")
     elif placement.cards:
         lines.append("an expert is on one card or in RAM, so that their sizes add up")
-    return lines
+    return lines + chunk_lines
 
 
 def _place_line(place: Place, all_experts: int) -> str:

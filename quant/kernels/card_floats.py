@@ -5,8 +5,11 @@ from torch import Tensor
 
 from quant.kernels.card import CardKernels, CardTensor, SlotTable
 from quant.kernels.card_checks import check_heads, check_linear, check_rows
+from quant.kernels.card_scratch import PIECE_WEIGHTS
 from quant.types import BlockType
 
+# Of a matrix of 16 bits that are float32 at a time: as many bytes as the others' pieces.
+_PIECE_VALUES = PIECE_WEIGHTS // 2
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -25,7 +28,12 @@ class CardFloats:
         if w.type.name not in _FLOATS:
             return self._blocks.linear(x, w)
         check_linear(self, x, w)
-        return x.float() @ _plain(w).T
+        x = x.float()
+        if w.type.name == "F32":
+            return x @ _plain(w).T
+        step = max(1, _PIECE_VALUES // w.cols)
+        pieces = _stored(w).split(step)
+        return torch.cat([x @ piece.float().T for piece in pieces], dim=1)
 
     def linear_heads(self, x: Tensor, w: CardTensor) -> Tensor:
         """See CardKernels.linear_heads."""
@@ -43,8 +51,13 @@ class CardFloats:
         if w.type.name not in _FLOATS:
             return self._blocks.rows(w, ids)
         check_rows(self, w, ids)
-        return w.data.view(_FLOATS[w.type.name]).view(w.shape)[ids].float()
+        return _stored(w)[ids].float()
+
+
+def _stored(w: CardTensor) -> Tensor:
+    """The weights as they lie."""
+    return w.data.view(_FLOATS[w.type.name]).view(w.shape)
 
 
 def _plain(w: CardTensor) -> Tensor:
-    return w.data.view(_FLOATS[w.type.name]).view(w.shape).float()
+    return _stored(w).float()

@@ -121,7 +121,9 @@ def test_experts_in_several_chunks_give_the_same_bits(
     x = random(200, 256, device=device)
     slots, weights = routed(random_slots(200, 4, 9, absent=2), device)
     once = kernels.experts(x, experts.table, slots, weights)
-    monkeypatch.setattr("quant.kernels.triton.grouped.SCRATCH_WEIGHTS", 2 * 256 * 256)
-    alone = kernels.experts(x, experts.table, slots, weights)
-    assert relative_error(alone, once.double().cpu()) < 1e-6
+    for limit in ("experts_together", "places_together"):  # one expert at a time, then 7 tokens of one
+        number = 1 if limit == "experts_together" else 7
+        monkeypatch.setattr(f"quant.kernels.triton.grouped.{limit}", lambda *_, number=number: number)
+        alone = kernels.experts(x, experts.table, slots, weights)
+        assert relative_error(alone, once.double().cpu()) < 1e-6
     assert relative_error(alone, experts.exact(x, slots, weights)) < EXPERT_ERROR * BFLOAT16_ERROR

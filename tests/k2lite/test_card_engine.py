@@ -14,10 +14,12 @@ from k2lite.card_placement import place_on_cards
 from k2lite.config_gguf import config_from_gguf
 from k2lite.load import LoadedModel, load_model
 from k2lite.model_bytes import model_bytes_of_file
+from k2lite.own_memory import PromptMemory
 from k2lite.quantize.options import QuantizeOptions
 from k2lite.quantize.quantize import quantize
 from offload import card_devices
 from offload.dispatch import MeasuredSpeeds
+from offload.machine import CARD_RESERVE
 from offload.memory_options import CardSpec, MemoryOptions
 from offload.placement import place_layers
 from offload.residency import DRIVE
@@ -26,7 +28,7 @@ from offload.state import Stopped
 from offload.tiers import Tiers
 from quant.errors import RequestError
 from quant.gguf.gguf_file import GgufFile
-from tests.k2lite.simulated_cards import simulate_cards
+from tests.k2lite.simulated_cards import buffer_bytes, simulate_cards
 from tests.k2lite.test_recording import BrokenRecorder
 from tests.tiny import write_checkpoint
 
@@ -47,7 +49,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def two_cards(monkeypatch: pytest.MonkeyPatch, path: Path) -> int:
     """Two cards that have, besides what is kept free, room for a third of the model each."""
-    return simulate_cards(monkeypatch, 2, path.stat().st_size // 3)
+    return simulate_cards(monkeypatch, 2, path.stat().st_size // 3, buffer_bytes(path, CONTEXT))
 
 
 @pytest.fixture
@@ -64,17 +66,27 @@ def logits(loaded: LoadedModel) -> Tensor:
     return torch.cat([loaded.model.forward(part, cache, last_only=False) for part in ids.split([60, 40, *[1] * 20])])
 
 
+def budget_of(path: Path, share: float | None) -> int | None:
+    """RAM for a share of the model, and for what is on its way to two cards."""
+    if share is None:
+        return None
+    with GgufFile.open(path) as file:
+        config = config_from_gguf(file.metadata)
+    with_cards, without = (PromptMemory(config, 1, cards).bytes_of(512) for cards in (2, 0))
+    return int(path.stat().st_size * share) + with_cards - without
+
+
 def close_to(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).pow(2).mean().sqrt() < ERROR * expected.pow(2).mean().sqrt())
 
 
 @pytest.mark.parametrize("ram_share", [None, 0.5])
 def test_a_model_on_two_cards(two_cards: int, path: Path, expected: Tensor, ram_share: float | None) -> None:
-    budget = None if ram_share is None else int(path.stat().st_size * ram_share)
-    loaded = load_model(path, threads=2, memory=MemoryOptions(budget, CARDS, context_tokens=CONTEXT))
+    memory = MemoryOptions(budget_of(path, ram_share), CARDS, context_tokens=CONTEXT)
+    loaded = load_model(path, threads=2, memory=memory)
     try:
         assert {type(layer) for layer in loaded.model._layers} == {CardLayer}
-        assert loaded.model.prefill_tokens == (4096 if ram_share is None else 512)  # experts are sent once a chunk
+        assert loaded.model.prefill_tokens == 512  # no more than the context needs
         found = [logits(loaded) for _ in range(3)]  # in the later ones experts have come to the cards
         tiers = loaded.model._experts._tiers  # type: ignore[attr-defined]
         assert not any(
@@ -117,7 +129,8 @@ def test_a_card_that_others_use_is_refused_with_the_numbers(
     two_cards: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (200_000_000, 24_000_000_000))
-    with pytest.raises(RequestError, match=r"cuda:0 has 0.2 of 24.0 GB free .* more than 1.1 are needed"):
+    needed = buffer_bytes(path, 8192) / (1 - CARD_RESERVE) / 1e9
+    with pytest.raises(RequestError, match=rf"cuda:0 has 0.2 of 24.0 GB free .* more than {needed:.1f} are needed"):
         load_model(path, memory=MemoryOptions(None, CARDS))
     with pytest.raises(RequestError, match=r"cuda:7: there are 2 cards, 0 to 1"):
         load_model(path, memory=MemoryOptions(None, (CardSpec("cuda", None, 7),)))
@@ -127,8 +140,9 @@ def test_the_cache_takes_what_was_planned_for_it(two_cards: int, path: Path) -> 
     with GgufFile.open(path) as file:
         config = config_from_gguf(file.metadata)
         on_cards = place_on_cards(file.tensors, config, CARDS, CONTEXT)
-    facts = [card_devices.facts_of(spec) for spec in card_devices.present_cards(CARDS)]
-    planned, _ = place_layers(facts, model_bytes_of_file(path), CONTEXT)
+    model = model_bytes_of_file(path)
+    facts = [card_devices.facts_of(spec) for spec in card_devices.present_cards(CARDS, 0)]
+    planned = place_layers(facts, model, CONTEXT).places
     loaded = load_model(path, threads=2, memory=MemoryOptions(None, CARDS, context_tokens=CONTEXT))
     cache = loaded.model.new_cache(CONTEXT)
     homes = [layer.home for layer in loaded.model._layers]
@@ -158,8 +172,8 @@ class SlowProcessor:
     """A loaded model on two cards, beside a processor that multiplies next to nothing, with what it sends ahead."""
 
     def __init__(self, path: Path, ram_share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-        budget = None if ram_share is None else int(path.stat().st_size * ram_share)
-        self.loaded = load_model(path, threads=2, memory=MemoryOptions(budget, CARDS, context_tokens=CONTEXT))
+        memory = MemoryOptions(budget_of(path, ram_share), CARDS, context_tokens=CONTEXT)
+        self.loaded = load_model(path, threads=2, memory=memory)
         self.tiers: Tiers = self.loaded.model._experts._tiers  # type: ignore[attr-defined]
         speeds = self.tiers.speeds.speeds
         self.tiers.speeds = MeasuredSpeeds(replace(speeds, cpu_bytes_per_s=1e6, cpu_flops=1e6))

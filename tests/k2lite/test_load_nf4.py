@@ -25,7 +25,7 @@ from quant.convert.job import convert
 from quant.errors import CheckpointError, K2Error, RequestError, UnsupportedError
 from quant.kernels import make_kernels
 from quant.nf4.nf4_file import Nf4Folder
-from tests.k2lite.simulated_cards import simulate_cards
+from tests.k2lite.simulated_cards import buffer_bytes, simulate_cards
 from tests.tiny import write_checkpoint
 
 IDS = torch.arange(20)
@@ -225,7 +225,7 @@ def test_layers_lie_on_cards_and_experts_in_ram(folders: dict[str, Path], monkey
 
 
 def test_a_card_without_room_for_a_layer_is_told(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    simulate_cards(monkeypatch, 1, 1000)
+    simulate_cards(monkeypatch, 1, 1000, buffer_bytes(folders["k2"], 8192))
     with pytest.raises(RequestError, match="no card has room for a layer with its cache"):
         load_model(folders["k2"], kernels="reference", memory=MemoryOptions(None, (CardSpec("cuda", None, None),)))
     with pytest.raises(UnsupportedError, match="whose experts stay in RAM as a whole beside cards"):

@@ -79,9 +79,9 @@ def test_prompts_take_what_is_counted(wide_file: Path) -> None:
 
 def test_buffers_of_k2() -> None:
     memory = PromptMemory(K2, 2)
-    # Six vectors of 7168 floats; of a part of the attention one more, 64 queries of 192 and 64 results of 128.
-    assert memory.passing_bytes(1) == 4 * (7 * 7168 + 64 * (192 + 128))
-    assert memory.passing_bytes(513) - memory.passing_bytes(512) == 4 * 6 * 7168
+    # Five vectors of 7168 floats; of a part of the attention one more, 64 queries of 192 and 64 results of 128.
+    assert memory.passing_bytes(1) == 4 * (6 * 7168 + 64 * (192 + 128))
+    assert memory.passing_bytes(513) - memory.passing_bytes(512) == 4 * 5 * 7168
     assert (
         memory.kept_bytes(4096)
         > memory.kept_bytes(512)
@@ -93,8 +93,11 @@ def test_buffers_of_k2() -> None:
 def test_a_chunk_is_as_long_as_there_is_room_for_it() -> None:
     memory = PromptMemory(K2, 2)
     assert memory.longest_chunk(0, 4096) == 512
-    assert memory.longest_chunk(1700 * 4 * 6 * 7168, 4096) == 1536
+    tenth = 1700 * 4 * 5 * 7168
+    assert memory.longest_chunk(10 * tenth, 4096) == 1536
     assert memory.longest_chunk(1 << 40, 4096) == 4096
+    # Two cards that experts are sent to have four vectors each on their way.
+    assert PromptMemory(K2, 2, cards=2).longest_chunk(10 * tenth, 4096) == 1700 * 5 // 13 // 512 * 512
 
 
 def test_a_budget_pays_for_what_the_process_takes_beyond_the_allowance() -> None:

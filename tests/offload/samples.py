@@ -1,5 +1,6 @@
 """Models and machines for tests of the planner."""
 
+from offload.card_buffers import CardBuffers
 from offload.cards import card_named
 from offload.machine import GIB, Machine
 from offload.model_bytes import LayerBytes, ModelBytes
@@ -20,6 +21,16 @@ def k2(expert_bytes: int = 24_772_608) -> ModelBytes:
         expert_weights=44_040_192,
         pair_flops=2 * 64 * 1088 * 61,
         context_tokens=131072,
+        buffers=CardBuffers(
+            fixed=2_475_196_816,
+            token=115_968,
+            position=1280,
+            other=421_527_552,
+            attention=272_629_760,
+            attended=109_440,
+            most_attended=375_809_280,
+        ),
+        vector_bytes=4 * 7168,
     )
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from offload.cards import card_named
 from offload.hit_curve import nominal, pessimistic
 from offload.machine import GIB, Machine
-from offload.placement import place_model
+from offload.placement import place_layers, place_model
 from offload.plan import Plan, Workload, make_plan, next_steps
 from offload.roofline import Rates, Shares, layer_times
 from tests.offload.samples import k2, machine
@@ -124,7 +125,44 @@ def test_a_long_context_takes_room_from_experts() -> None:
         place_model(machine(4, 512, 330, 12), k2(), tokens).cards for tokens in (1024, 131072)
     )
     # 130,048 tokens of 576 numbers of 16 bits in 61 layers are 9.1 GB; an expert has 25 MB.
-    assert 330 < sum(place.expert_count for place in short) - sum(place.expert_count for place in long) < 400
+    cache, buffers, experts = (
+        sum(getattr(place, what) for place in long) - sum(getattr(place, what) for place in short)
+        for what in ("cache_bytes", "buffer_bytes", "expert_count")
+    )
+    assert cache == pytest.approx(9.14e9, rel=0.01)
+    assert -experts == pytest.approx((cache + buffers) / 24_772_608, abs=4)
+    # Buffers are for chunks of 16,384 tokens instead of 1,024 on each of the four cards.
+    assert buffers / 4 > 15_360 * k2().buffers.token
+
+
+def test_a_card_has_buffers_for_a_chunk_and_the_plan_says_how_long_that_is() -> None:
+    buffers = k2().buffers
+    for card, tokens in (("RTX4080", 8192), ("RTX4090", 16384), ("H100", 16384), ("RTX3080", 4096)):
+        described = replace(machine(2, 512, 330, 12), cards=(card_named(card), card_named("H100")))
+        placement = place_model(described, k2(), 65536)
+        assert placement.chunk_tokens == tokens, card  # the smaller card decides
+        assert [place.buffer_bytes for place in placement.cards] == [buffers.bytes_of(tokens, 65536)] * 2
+    assert place_model(machine(4, 512, 330, 12), k2(), 6000).chunk_tokens == 8192  # no longer than the context needs
+    assert place_model(machine(0, 512, 330, 12), k2(), 65536).chunk_tokens is None
+    # A tenth of RAM has room for five vectors of a token and four more for each card.
+    short = place_model(machine(4, 32, 330, 12), k2(), 65536)
+    assert short.chunk_tokens == int(28 * GIB * 0.1) // (4 * 7168 * 21) // 512 * 512
+    assert short.cards[0].buffer_bytes == buffers.bytes_of(16384, 65536)
+
+
+def test_prefill_is_predicted_for_the_chunk_that_is_used() -> None:
+    for cards, chunk in ((0, 4096), (4, 16384)):
+        plan = make_plan(machine(cards, 512, 330, 12), k2(), Workload(65536, 4096, 60000))
+        same = make_plan(machine(cards, 512, 330, 12), k2(), Workload(65536, 4096, chunk))
+        less = make_plan(machine(cards, 512, 330, 12), k2(), Workload(65536, 4096, chunk // 2))
+        assert plan.prefill == same.prefill != less.prefill
+
+
+def test_virtual_cards_need_no_buffers() -> None:
+    virtual = replace(card_named("RTX4090"), is_virtual=True)
+    found = place_layers([virtual, virtual], k2(), 65536)
+    assert found.chunk_tokens is None and found.sending == 0
+    assert [place.buffer_bytes for place in found.places] == [0, 0]
 
 
 def test_a_faster_place_never_slows_a_plan_down() -> None:

@@ -8,10 +8,10 @@ import triton
 from torch import Tensor
 
 from quant.kernels.card import SlotTable
+from quant.kernels.card_scratch import experts_together, places_together
 from quant.kernels.triton.expand import expanded_matrices
 from quant.kernels.triton.matrix import add_chunk_kernel, down_matrix_kernel, gate_up_matrix_kernel
 
-SCRATCH_WEIGHTS = 1 << 28  # plain numbers of gate and up at a time: 512 MiB of bfloat16
 _SUM_TILE = 1024
 
 
@@ -28,7 +28,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some experts with tokens: their slots, and the sorted places of their tokens, which are `starts` to `last`."""
+    """Some experts with tokens: their slots, and the sorted places of their tokens, which are `starts` to `last`.
+
+    An expert with more tokens than go together is in several chunks.
+    """
 
     slots: tuple[int, ...]
     starts: tuple[int, ...]
@@ -39,8 +42,8 @@ class _Chunk:
 def many_experts(x: Tensor, experts: SlotTable, slots: Tensor, weights: Tensor) -> Tensor:
     """See CardKernels.experts. Waits for the device once: the number of each slot's tokens decides what is launched.
 
-    Beside its arguments it takes SCRATCH_WEIGHTS * 3 bytes for matrices and about 6 * hidden bytes for each pair of a
-    token and an expert of the chunk.
+    Beside its arguments it takes what `card_scratch` says for matrices and products, 6 * hidden bytes for each token
+    and about 64 for each pair of a token and an expert.
     """
     tokens, used = slots.shape
     flat = slots.flatten()
@@ -51,29 +54,40 @@ def many_experts(x: Tensor, experts: SlotTable, slots: Tensor, weights: Tensor) 
     token = torch.div(order, used, rounding_mode="floor").int()
     x = x.bfloat16().contiguous()
     y = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    chunks = list(_chunks(counts, max(1, SCRATCH_WEIGHTS // (2 * experts.ff * experts.hidden))))
+    most = experts_together(experts.ff, experts.hidden), places_together(experts.hidden)
+    chunks = list(_chunks(counts, *most))
     for chunk, numbers in zip(chunks, _numbers(chunks, x.device), strict=True):
         parts = _products(x, experts, chunk, token, numbers)
         add_chunk_kernel[(triton.cdiv(experts.hidden, _SUM_TILE), tokens)](
             parts, places, weights, y, experts.hidden, chunk.starts[0], chunk.last,
             USED=used, TILE=_SUM_TILE, num_warps=4,
         )  # fmt: skip
+        del parts  # before the next chunk's are made
     return y
 
 
-def _chunks(counts: list[int], size: int) -> Iterator[_Chunk]:
-    """Slots with tokens, `size` at a time. Entry 0 counts the pairs whose expert is not here: they sort first."""
+def _chunks(counts: list[int], size: int, places: int) -> Iterator[_Chunk]:
+    """Slots with tokens, at most `size` at a time, and at most so many `places` of tokens.
+
+    Entry 0 counts the pairs whose expert is not here: they sort first.
+    """
     first = counts[0]
-    found: list[tuple[int, int, int]] = []
+    part: list[tuple[int, int, int]] = []  # slot, first place, places
     for slot, count in enumerate(counts[1:]):
-        if count:
-            found.append((slot, first, count))
-            first += count
-    for at in range(0, len(found), size):
-        part = found[at : at + size]
-        last = part[-1][1] + part[-1][2]
-        most = max(count for _, _, count in part)
-        yield _Chunk(tuple(slot for slot, _, _ in part), tuple(start for _, start, _ in part), last, most)
+        for start in range(first, first + count, places):
+            taken = min(places, first + count - start)
+            if len(part) == size or (part and start + taken - part[0][1] > places):
+                yield _chunk(part)
+                part = []
+            part.append((slot, start, taken))
+        first += count
+    if part:
+        yield _chunk(part)
+
+
+def _chunk(part: list[tuple[int, int, int]]) -> _Chunk:
+    slots, starts, counts = zip(*part, strict=True)
+    return _Chunk(slots, starts, starts[-1] + counts[-1], max(counts))
 
 
 def _numbers(chunks: list[_Chunk], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quant.kernels.card import CardTensor, SlotTable
 from quant.kernels.card_checks import check_experts, check_heads, check_linear, check_rows
+from quant.kernels.card_scratch import PIECE_WEIGHTS
 from quant.kernels.triton.activations import encoded
 from quant.kernels.triton.decoders import DECODERS, Decoder
 from quant.kernels.triton.expand import expanded, expanded_rows
@@ -19,7 +20,6 @@ from quant.types import BlockType
 
 MOST_TOKENS = 8  # multiplied from registers: with more, tensor cores win
 _EXPERT_TOKENS = 2  # of one expert at a time; few tokens seldom share one
-_PIECE_WEIGHTS = 1 << 26  # of a matrix that are plain numbers at a time: 128 MiB of bfloat16
 _SUM_TILE = 1024
 
 
@@ -117,9 +117,10 @@ def _many(x: Tensor, w: CardTensor, heads: int) -> Tensor:
     rows, cols = w.shape[-2:]
     x = x.bfloat16().transpose(0, 1)  # [heads, T, cols]
     y = torch.empty(x.shape[1], heads, rows, dtype=torch.float32, device=x.device)
-    step = max(1, _PIECE_WEIGHTS // (heads * cols))
+    step = max(1, PIECE_WEIGHTS // (heads * cols))
     for first in range(0, rows, step):
         last = min(first + step, rows)
         plain = expanded(w, heads, first, last)
         y[:, :, first:last] = torch.bmm(x, plain.transpose(1, 2)).transpose(0, 1)
+        del plain  # before the next piece is made
     return y

@@ -23,6 +23,7 @@ def test_a_described_machine_needs_no_measuring(k2lite: CommandLine, monkeypatch
     assert lines[0].startswith("k2 Q4_K_M: 578 GiB, of which 23,040 experts of 25.4 MiB; 8 of 384 used")
     assert "4 x RTX4090; 512 GiB RAM at 330 GB/s; drive 12 GB/s" in lines[1]
     assert sum(line.startswith("card ") for line in lines) == 4
+    assert "a prompt goes to the cards in chunks of 8,192 tokens" in lines  # of the context
     assert any(line.startswith("decode ") and "tokens/s behind 4,096 tokens, limited by" in line for line in lines)
     assert any(line.startswith("  RAM of 640 GiB") for line in lines)
 
@@ -31,6 +32,7 @@ def test_json_has_the_same_in_bytes(k2lite: CommandLine) -> None:
     record = json.loads(k2lite("plan", "k2-thinking", *SERVER, "--ctx", "32k", "--json").out)
     assert record["fits"]
     assert record["workload"]["context_tokens"] == 32768
+    assert record["chunk_tokens"] == 16384
     assert [place["name"] for place in record["places"]] == ["card 0", "card 1", "card 2", "card 3", "RAM"]
     assert record["decode"]["bad"]["tokens_per_s"] < record["decode"]["good"]["tokens_per_s"]
     kept = sum(place["expert_count"] for place in record["places"])
@@ -42,6 +44,7 @@ def test_what_cannot_run_exits_1_with_the_missing_bytes(k2lite: CommandLine) -> 
     found = k2lite("plan", "k2", *options)
     record = json.loads(found.out)
     assert found.status == 1
+    assert record["chunk_tokens"] is None
     assert record["missing_bytes"] == record["drive_expert_bytes"] > 500e9
     assert record["decode"] is None
     assert record["steps"][0]["gain"] is None

@@ -14,6 +14,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 from quant.kernels.card import make_card_kernels
+from quant.kernels.triton import grouped
 from tests.quant.kernels.card_samples import (
     TYPES,
     Experts,
@@ -88,6 +89,20 @@ def experts() -> Iterator[tuple[str, float]]:
         yield f"all slots {tokens}", relative_error(found, several.exact(x, slots, weights))
         nothing = KERNELS.experts(x, several.table, torch.full_like(slots, -1), weights)
         yield f"no slots {tokens}", float(nothing.abs().max())
+    yield from parts(several)
+
+
+def parts(several: Experts) -> Iterator[tuple[str, float]]:
+    """An expert's tokens in several products: the same as in one, and right."""
+    x, places = random(10, 32, device=CPU), grouped.places_together
+    slots, weights = routed([[0, 1, 2, 3], [3, -1, -1, -1]] * 5, CPU)
+    once = KERNELS.experts(x, several.table, slots, weights)
+    for most in (1, 3, 7):
+        grouped.places_together = lambda hidden, most=most: most
+        found = KERNELS.experts(x, several.table, slots, weights)
+        yield f"all slots 10 in parts of {most}", relative_error(found, several.exact(x, slots, weights))
+        yield f"parts of {most} and one", relative_error(found, once.double())
+    grouped.places_together = places
 
 
 if __name__ == "__main__":
