@@ -174,23 +174,3 @@ def _packed(x: Tensor, h: Tensor, routing: Routing) -> Tensor:
     """Stream, norm and routing in one row of floats for each token: experts' numbers are far below 2^24, up to which
     floats are exact."""
     return torch.cat([x, h, routing.weights, routing.ids.float()], dim=1)
-
-
-class _Crossing:
-    """Packed rows, for `used` experts each, on their way to the host."""
-
-    def __init__(self, packed: Tensor, used: int) -> None:
-        self._used, self._hidden = used, packed.shape[1] // 2 - used
-        self._packed, self._done = packed, None
-        if packed.is_cuda:
-            self._packed = torch.empty(packed.shape, pin_memory=True)
-            self._packed.copy_(packed, non_blocking=True)
-            self._done = torch.cuda.Event()
-            self._done.record(torch.cuda.current_stream(packed.device))
-
-    def arrived(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Waits; then stream and norm [T, hidden], ids int64 and weights [T, used], on the host."""
-        if self._done is not None:
-            self._done.synchronize()
-        x, h, weights, ids = self._packed.split([self._hidden, self._hidden, self._used, self._used], dim=1)
-        return x.contiguous(), h.contiguous(), ids.to(torch.int64), weights.contiguous()
