@@ -5,11 +5,11 @@ import threading
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from k2lite.card_pass import card_passes
 from k2lite.config import ModelConfig
 from k2lite.direct_pass import direct_pass
 from k2lite.home import RAM, Home
@@ -22,6 +22,9 @@ from offload.state import ExpertsState
 from quant.errors import EngineError, RequestError
 from quant.kernels import Kernels
 from quant.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from k2lite.card_pass import CardPass
 
 
 class Model:
@@ -44,7 +47,7 @@ class Model:
         self._kernels = kernels
         self._rope = Rope(config)
         self._direct = direct_pass(self._layers, experts, kernels)
-        self._card_passes = card_passes(self._layers, experts, kernels)
+        self._card_passes = _card_passes(self._layers, experts, kernels)
         self._devices = {layer.home.device for layer in self._layers}
 
     def new_cache(self, capacity: int) -> KvCache:
@@ -147,3 +150,12 @@ class Model:
         least, most = (int(limit) for limit in ids.aminmax())
         if least < 0 or most >= self.config.vocab_size:
             raise RequestError(f"token ids must be between 0 and {self.config.vocab_size - 1}, got {least} to {most}")
+
+
+def _card_passes(layers: Sequence[DecoderLayer], experts: Experts, kernels: Kernels) -> "dict[int, CardPass]":
+    """See k2lite.card_pass, which brings 60 MB of torch that nobody needs without a card."""
+    if not any(layer.home.is_card for layer in layers):
+        return {}
+    from k2lite.card_pass import card_passes
+
+    return card_passes(layers, experts, kernels)

@@ -25,7 +25,7 @@ from quant.kernels.card import make_card_kernels
 from quant.kernels.card_floats import CardFloats
 from tests.k2lite.fake_driver import DriverRecorder, FakeDriver
 from tests.k2lite.simulated_cards import simulate_cards
-from tests.k2lite.test_card_engine import CARDS, CONTEXT, close_to
+from tests.k2lite.test_card_engine import CARDS, CONTEXT, budget_of, close_to
 from tests.k2lite.test_cards import FAMILIES, logits, tiny_file
 from tests.k2lite.test_recording import BrokenRecorder, OperationRecorder
 
@@ -90,14 +90,14 @@ def test_experts_on_two_cards_in_ram_and_on_the_drive(
 ) -> None:
     path = tiny_file(tmp_path, "k2", "Q8_0", layers=5, experts=24, update_gain=0.1)
     plain = load_model(path, threads=2)
-    ids = torch.randint(500, (CONTEXT - 2,), generator=torch.Generator().manual_seed(5))
-    chunks = (60, *[1] * (len(ids) - 60))
+    ids = torch.randint(500, (160,), generator=torch.Generator().manual_seed(5))
+    chunks = (60, *[1] * 100)
     expected = logits(plain.model, ids, chunks)
     plain.close()
     simulate_cards(monkeypatch, 2, path.stat().st_size // 3)
     driver = FakeDriver()
     monkeypatch.setattr("k2lite.card_placement.recorder_for", lambda device: DriverRecorder(driver))
-    model = loaded(path, None if ram_share is None else int(path.stat().st_size * ram_share))
+    model = loaded(path, budget_of(path, ram_share))
     try:
         found = logits(model.model, ids, chunks)
         assert close_to(found, expected)
