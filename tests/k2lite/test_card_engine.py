@@ -157,8 +157,7 @@ def test_a_failed_recording_is_told_with_the_experts_state(
 class SlowProcessor:
     """A loaded model on two cards, beside a processor that multiplies next to nothing, with what it sends ahead."""
 
-    def __init__(self, path: Path, ram_share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-        budget = None if ram_share is None else int(path.stat().st_size * ram_share)
+    def __init__(self, path: Path, budget: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loaded = load_model(path, threads=2, memory=MemoryOptions(budget, CARDS, context_tokens=CONTEXT))
         self.tiers: Tiers = self.loaded.model._experts._tiers  # type: ignore[attr-defined]
         speeds = self.tiers.speeds.speeds
@@ -191,7 +190,8 @@ class SlowProcessor:
 def test_the_next_layers_experts_come_ahead_into_slots_that_are_lent(
     two_cards: int, path: Path, expected: Tensor, ram_share: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = SlowProcessor(path, ram_share, monkeypatch)
+    budget = None if ram_share is None else int(path.stat().st_size * ram_share)
+    machine = SlowProcessor(path, budget, monkeypatch)
     residency = machine.tiers.residency
     try:
         for _ in range(3):
