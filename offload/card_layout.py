@@ -10,11 +10,12 @@ from quant.types import BlockType
 
 @dataclass(frozen=True)
 class SlotMatrix:
-    """Gate, up or down [rows, cols], from byte `place` of a slot on."""
+    """A matrix [rows, cols] from byte `place` of a slot on: gate, up or down, or gate above up, two `parts` in one."""
 
     type: BlockType
     shape: tuple[int, int]
     place: int
+    parts: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -22,19 +23,24 @@ class SlotMatrix:
         return self.type.nbytes(self.shape)
 
 
-def slot_matrices(slabs: LayerSlabs) -> tuple[SlotMatrix, ...]:
-    """Gate, up and down of a layer's experts in a slot of a card: always in the same places."""
+def slot_matrices(slabs: LayerSlabs, stacked: bool) -> tuple[SlotMatrix, ...]:
+    """The matrices of a layer's experts in a slot of a card, always in the same places: gate, up and down, each where
+    its room begins, or `stacked` gate above up as one, and down."""
     found, start = [], 0
     for part, count in zip(slabs.parts, _counts(slabs), strict=True):
         shape = part.shape[1] // count, part.shape[2]
         nbytes = part.slab_bytes // count
         found += [SlotMatrix(part.type, shape, start + number * nbytes) for number in range(count)]
         start += part.room_bytes
-    return tuple(found)
+    if not stacked:
+        return tuple(found)
+    gate, _, down = found
+    rows, cols = gate.shape
+    return SlotMatrix(gate.type, (2 * rows, cols), gate.place, 2), down
 
 
 def places_in_ram(slabs: LayerSlabs, expert: int) -> list[slice]:
-    """The same matrices of one expert in a slot of RAM, where they lie as the drive has brought them."""
+    """Gate, up and down of one expert in a slot of RAM, where they lie as the drive has brought them."""
     found, start = [], 0
     for part, count in zip(slabs.parts, _counts(slabs), strict=True):
         first, nbytes = start + part.start(expert) % BLOCK_BYTES, part.slab_bytes // count

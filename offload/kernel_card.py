@@ -60,10 +60,11 @@ class KernelCard:
         # Promotions are copied in another thread than what is sent: each way has staging of its own.
         self._link = CardLink(device, max(self._sizes))
         self.sending = CardSending(name, self, CardLink(device, max(self._sizes)), self._slots)
-        self._matrices = {layer: slot_matrices(slabs) for layer, slabs in self._layers.items()}
+        grouped = {layer: _is_grouped(slabs, kernels) for layer, slabs in self._layers.items()}
+        self._matrices = {layer: slot_matrices(slabs, not grouped[layer]) for layer, slabs in self._layers.items()}
         # Of layers whose experts are multiplied in one call. For the others, what is in slots that were used before:
         # one for all layers whose experts are alike.
-        self._tables = {layer: self._table(layer) for layer in self._layers if self._is_grouped(layer)}
+        self._tables = {layer: self._table(layer) for layer in self._layers if grouped[layer]}
         experts: dict[tuple[SlotMatrix, ...], dict[int, CardExpert]] = {}
         self._known = {layer: experts.setdefault(found, {}) for layer, found in self._matrices.items()}
 
@@ -75,7 +76,8 @@ class KernelCard:
         """See PoolDevice.download."""
         places = places_in_ram(self._layers[key[0]], key[1])
         with card_errors(self.name), self._link.copying():
-            found = [self._as_in_ram(source, matrix) for matrix in self._matrices[key[0]]]
+            matrices = self._matrices[key[0]]
+            found = [part for matrix in matrices for part in _parts(matrix, self._as_in_ram(source, matrix))]
             self._link.download([(data, target[to]) for data, to in zip(found, places, strict=True)])
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
@@ -110,7 +112,8 @@ class KernelCard:
             source = gate, up, down
         with card_errors(self.name), link.copying():
             matrices = [(matrix, self._bytes(target, matrix)) for matrix in self._matrices[key[0]]]
-            link.upload([(part, data) for part, (_, data) in zip(source, matrices, strict=True)])
+            places = [part for matrix, data in matrices for part in _parts(matrix, data)]
+            link.upload(list(zip(source, places, strict=True)))
             for matrix, data in matrices:
                 if matrix.type == NF4:
                     data.copy_(set_apart(data))
@@ -151,10 +154,6 @@ class KernelCard:
             return int(self._staging) + staged * max(self._sizes)
         return int(self._starts[slot.size_class]) + slot.index * self._sizes[slot.size_class]
 
-    def _is_grouped(self, layer: int) -> bool:
-        gate, up, down = (matrix.type for matrix in self._matrices[layer])
-        return gate == up and self._kernels.serves_experts(gate) and self._kernels.serves_experts(down)
-
     def _table(self, layer: int) -> SlotTable:
         """The slots of a layer's size as its kernels see them."""
         size_class, matrices = self.class_of(layer), self._matrices[layer]
@@ -178,16 +177,25 @@ class KernelCard:
         return known[index]
 
 
+def _parts(matrix: SlotMatrix, data: Tensor) -> list[Tensor]:
+    """Gate, up or down, or gate and up, out of a matrix's bytes."""
+    return list(data.view(matrix.parts, -1))
+
+
+def _is_grouped(slabs: LayerSlabs, kernels: CardKernels) -> bool:
+    return all(kernels.serves_experts(part.type) for part in slabs.parts)
+
+
 def _check_served(layer: int, slabs: LayerSlabs, kernels: CardKernels) -> None:
     """Raises StoreError."""
-    matrices = slot_matrices(slabs)
-    types = dict.fromkeys(matrix.type for matrix in matrices)
-    unserved = [str(block) for block in types if not kernels.serves(block)]
+    types = [part.type for part in slabs.parts]
+    unserved = [str(block) for block in dict.fromkeys(types) if not kernels.serves(block)]
     if unserved:
         raise StoreError(
             f"cards cannot multiply the {', '.join(unserved)} experts of layer {layer}: leave out --devices"
         )
-    if any(matrix.place % ALIGNMENT for matrix in matrices):
+    matrices = slot_matrices(slabs, not _is_grouped(slabs, kernels))
+    if types[0] != types[-2] or any(matrix.place % ALIGNMENT for matrix in matrices):
         raise StoreError(f"cards cannot take the experts of layer {layer} as they lie: leave out --devices")
 
 

@@ -1,4 +1,4 @@
-"""A card's experts one after the other, each by three products: for types that no kernel takes many experts of at once.
+"""A card's experts one after the other, each by two products: for types that no kernel takes many experts of at once.
 
 Who launches a product has to know where its matrix is, so that slots are looked at on the host, and nothing waits for
 the card to hear of them.
@@ -16,10 +16,9 @@ from quant.kernels.card import CardKernels, CardTensor
 
 @dataclass(frozen=True, eq=False)
 class CardExpert:
-    """One expert's matrices in a card's memory: `gate` and `up` [ff, hidden], `down` [hidden, ff], of any types."""
+    """One expert's matrices in a card's memory: gate above up [2 * ff, hidden], and down [hidden, ff]."""
 
-    gate: CardTensor
-    up: CardTensor
+    gate_up: CardTensor
     down: CardTensor
 
 
@@ -42,8 +41,7 @@ def experts_one_by_one(
     weights = given(weights).flatten()
     for slot, places in _places_of_slots(slots, given):
         tokens, found = places // slots.shape[1], expert(slot)
-        rows = x[tokens]
-        h = silu(kernels.linear(rows, found.gate)).mul_(kernels.linear(rows, found.up))
+        h = _gated(kernels.linear(x[tokens], found.gate_up))
         part = kernels.linear(h, found.down).mul_(weights[places, None])
         # No token comes twice in one call, so that nothing depends on who adds first.
         total.index_add_(0, tokens, part)
@@ -55,10 +53,15 @@ def _of_one_token(kernels: CardKernels, x: Tensor, experts: Sequence[CardExpert]
     token it is the launches that take time."""
     if not experts:
         return torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    gate = torch.cat([kernels.linear(x, found.gate) for found in experts])
-    h = silu(gate).mul_(torch.cat([kernels.linear(x, found.up) for found in experts]))
+    h = _gated(torch.cat([kernels.linear(x, found.gate_up) for found in experts]))
     parts = [kernels.linear(row, found.down) for row, found in zip(h.split(1), experts, strict=True)]
     return weights @ torch.cat(parts)
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    """[n, 2 * ff] -> [n, ff]."""
+    gate, up = gate_up.chunk(2, dim=1)
+    return silu(gate).mul_(up)
 
 
 def _places_of_slots(slots: Tensor, given: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:

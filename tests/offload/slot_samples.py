@@ -24,17 +24,20 @@ from tests.quant.kernels.card_samples import random_blocks
 class SlotSample:
     """A layer with `count` experts of width `ff`; gate, up and down are of `types`."""
 
-    def __init__(self, number: int, types: tuple[str, str, str], ff: int, hidden: int, count: int) -> None:
+    def __init__(
+        self, number: int, types: tuple[str, str, str], ff: int, hidden: int, count: int, fused: bool = False
+    ) -> None:
+        """`fused` for gate above up in one tensor of the file."""
         self.number, self.count = number, count
         shapes = [(ff, hidden), (ff, hidden), (hidden, ff)]
         blocks = [NF4 if name == "NF4" else block_type(name) for name in types]
-        offsets = (32, 4096, 96)  # somewhere in a file that nobody opens
-        self.slabs = LayerSlabs(
-            tuple(
-                StackedTensor(Path("none"), offset, block, (count, *shape))
-                for offset, block, shape in zip(offsets, blocks, shapes, strict=True)
-            )
+        # Each begins somewhere in a file that nobody opens.
+        gate, up, down = (
+            StackedTensor(Path("none"), offset, block, (count, *shape))
+            for offset, block, shape in zip((32, 4096, 96), blocks, shapes, strict=True)
         )
+        both = StackedTensor(Path("none"), 64, gate.type, (count, 2 * ff, hidden))
+        self.slabs = LayerSlabs((both, down) if fused else (gate, up, down))
         self.matrices = [
             [_weights(b, s, 100 * number + 3 * expert + i) for i, (b, s) in enumerate(zip(blocks, shapes, strict=True))]
             for expert in range(count)
