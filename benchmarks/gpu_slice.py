@@ -42,12 +42,13 @@ TYPES = ("Q4_K", "Q4_K", "Q6_K")  # gate, up and down, as Q4_K_M often has them
 
 @dataclass(frozen=True)
 class Bench:
-    """Where it is measured, and with what. `changes` make K2 smaller, to try the benchmark itself."""
+    """Where it is measured, and with what. `changes` make K2 smaller, to try the benchmark itself; `kind` of card."""
 
     device: torch.device
     kernels: CardKernels
     host: Kernels
     changes: Mapping[str, int] = field(default_factory=dict)
+    kind: str = "cuda"
 
     def wait(self) -> None:
         """Until the card has done all that was asked."""
@@ -75,7 +76,7 @@ class Slice:
         door = experts or self.door
         self.door.prepare(len(x))
         turned = tuple(table.to(self.bench.device) for table in self._rope.rotations(cache.length, len(x)))
-        with torch.inference_mode():
+        with torch.inference_mode(), self.home.active():
             for index, layer in enumerate(self.layers):
                 x = layer.forward(index, x, cache, (turned[0], turned[1]), door)  # type: ignore[arg-type]
         cache.advance(len(x))
@@ -164,7 +165,7 @@ class Slice:
         slabs = LayerSlabs(tuple(parts))
         numbers: Sequence[int] = range(c.n_layers)
         nbytes = slots * slabs.slot_bytes
-        card = PoolCard(CardSpec("cuda", nbytes, 0), nbytes, range(c.n_layers))
+        card = PoolCard(CardSpec(self.bench.kind, nbytes, 0), nbytes, range(c.n_layers))
         mapped = dict.fromkeys(numbers, StackedExperts(*tensors))
         return mapped_experts_with_cards(
             SlabMap(dict.fromkeys(numbers, slabs)), c.experts_per_token, self.bench.host, mapped, [card]
@@ -188,7 +189,12 @@ class Only:
     def announce(self, layer: int, stream: Tensor) -> None:
         """Nothing is read ahead."""
 
-    def forward(self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: None = None) -> Tensor:
+    def share_of(self, layer: int) -> None:
+        """See Experts.share_of: all of them are asked for."""
+
+    def forward(
+        self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: None = None, beside: bool = False
+    ) -> Tensor:
         """See Experts.forward."""
         place = self._door._tiers.residency.place
         kept = [number for number, expert in enumerate(ids[0].tolist()) if self._is_wanted(place((layer, expert)))]

@@ -19,6 +19,7 @@ from k2lite.layer import Rotations, attend_in_parts
 from k2lite.norm import rms_norm
 from k2lite.router import Routing, route
 from offload.experts import Experts
+from offload.pool import Share
 from quant.kernels import ExpertWeights
 from quant.kernels.card import CardKernels, CardTensor, upload
 
@@ -72,12 +73,12 @@ class CardLayer:
     shared: CardFeedForward | None = None
     _in_front: WindowRecording = field(default_factory=WindowRecording)
     _beside: PlainRecording = field(default_factory=PlainRecording)
+    _beside_with_share: PlainRecording = field(default_factory=PlainRecording)
 
     def forward(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
         """See DecoderLayer.forward."""
-        with self.home.active():
-            forward = self._one if len(x) == 1 else self._many
-            return forward(index, x, cache, rotations, experts)
+        forward = self._one if len(x) == 1 else self._many
+        return forward(index, x, cache, rotations, experts)
 
     def _one(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
         """One token, whose stream stays in the buffer of its card from layer to layer."""
@@ -88,11 +89,16 @@ class CardLayer:
             experts.announce(index, step.middle.cpu())
             self._beside.replay(step.recorder, self._feed_forward)
             return step.stream
-        crossing = _Crossing(step.packed, step.used, step.arrived)
-        self._beside.replay(step.recorder, self._feed_forward)
-        stream, normed, ids, weights = crossing.arrived()
+        step.send()
+        share = experts.share_of(index)
+        if share is None:
+            self._beside.replay(step.recorder, self._feed_forward)
+        else:
+            self._beside_with_share.replay(step.recorder, lambda: self._feed_forward_and_share(share))
+        stream, normed, ids, weights = step.arrived()
         experts.announce(index, stream)
-        return step.stream.add_(experts.forward(index, normed, ids, weights).to(x.device, non_blocking=True))
+        y = experts.forward(index, normed, ids, weights, beside=share is not None)
+        return step.stream.add_(y.to(x.device, non_blocking=True))
 
     def _attend(self, window: Tensor) -> None:
         """From `step.stream` to what `step.packed` has."""
@@ -113,6 +119,12 @@ class CardLayer:
             step.stream.copy_(step.middle + self.shared(step.normed))
         else:
             step.stream.copy_(step.middle)
+
+    def _feed_forward_and_share(self, share: Share) -> None:
+        """The same with those of the experts that the card has."""
+        step = self.step
+        self._feed_forward()
+        step.stream.add_(share(step.normed.contiguous(), step.ids.to(torch.int64), step.weights.contiguous()))
 
     def _many(self, index: int, x: Tensor, cache: KvCache, rotations: Rotations, experts: Experts) -> Tensor:
         """A chunk of a prompt."""
@@ -158,12 +170,11 @@ def _packed(x: Tensor, h: Tensor, routing: Routing) -> Tensor:
 class _Crossing:
     """Packed rows, for `used` experts each, on their way to the host."""
 
-    def __init__(self, packed: Tensor, used: int, into: Tensor | None = None) -> None:
-        """`into` is pinned memory that nobody uses any more, where there is some."""
+    def __init__(self, packed: Tensor, used: int) -> None:
         self._used, self._hidden = used, packed.shape[1] // 2 - used
         self._packed, self._done = packed, None
         if packed.is_cuda:
-            self._packed = torch.empty(packed.shape, pin_memory=True) if into is None else into
+            self._packed = torch.empty(packed.shape, pin_memory=True)
             self._packed.copy_(packed, non_blocking=True)
             self._done = torch.cuda.Event()
             self._done.record(torch.cuda.current_stream(packed.device))

@@ -30,12 +30,28 @@ class CardStep:
         hidden, self.used = config.hidden_size, config.experts_per_token
         self.stream = torch.zeros(1, hidden, device=device)
         self.packed = torch.zeros(1, 2 * hidden + 2 * self.used, device=device)
-        self.middle, self.normed = self.packed[:, :hidden], self.packed[:, hidden : 2 * hidden]
+        self.middle, self.normed, self.weights, self.ids = self.packed.split([hidden, hidden, self.used, self.used], 1)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.cosines, self.sines = (torch.zeros(1, config.qk_rope_dim // 2, device=device) for _ in range(2))
-        is_card = device.type == "cuda"
-        self.arrived = torch.empty(self.packed.shape, pin_memory=True) if is_card else self.packed
         self._at: int | None = None
+        self._packed_there = torch.empty(self.packed.shape, pin_memory=True) if device.type == "cuda" else self.packed
+        self._done = torch.cuda.Event() if device.type == "cuda" else None
+        self._parts = self._packed_there.split([hidden, hidden, self.used, self.used], dim=1)
+        self._ids = torch.empty(1, self.used, dtype=torch.int64)
+
+    def send(self) -> None:
+        """Begin to bring what is packed to the host."""
+        if self._done is not None:
+            self._packed_there.copy_(self.packed, non_blocking=True)
+            self._done.record(torch.cuda.current_stream(self.packed.device))
+
+    def arrived(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Waits for what was sent; then stream and norm [1, hidden], ids int64 and weights [1, used], on the host, for
+        as long as nothing is sent again."""
+        if self._done is not None:
+            self._done.synchronize()
+        stream, normed, weights, ids = self._parts
+        return stream, normed, self._ids.copy_(ids), weights
 
     def begin(self, x: Tensor, position: int, rotations: tuple[Tensor, Tensor]) -> None:
         """A token's stream [1, hidden], at a position whose angles are `rotations`."""

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -63,7 +64,7 @@ class Model:
         x = self._kernels.rows(self._embedding, ids)
         home = RAM
         if len(ids) == 1 and self._direct is not None and self._direct.is_ready(self._experts):
-            x = self._direct.forward(x, cache, rotations[home.device])
+            x = self._direct.forward(x, cache, rotations[home.device], self._experts)
         else:
             x, home = self._layer_by_layer(x, cache, rotations)
         cache.advance(len(ids))
@@ -79,13 +80,15 @@ class Model:
         self, x: Tensor, cache: KvCache, rotations: dict[torch.device, Rotations]
     ) -> tuple[Tensor, Home]:
         """The stream x [T, hidden] behind all layers, and where it is then."""
-        home = RAM
-        for index, layer in enumerate(self._layers):
-            if layer.home is not home:
-                home = layer.home
+        before = RAM
+        for home, layers in groupby(enumerate(self._layers), key=lambda numbered: numbered[1].home):
+            if home is not before:
                 x = home.receive(x)
-            x = layer.forward(index, x, cache, rotations[home.device], self._experts)
-        return x, home
+            with home.active():
+                for index, layer in layers:
+                    x = layer.forward(index, x, cache, rotations[home.device], self._experts)
+            before = home
+        return x, before
 
     def listen(self, stop: threading.Event | None) -> None:
         """See offload.experts.Experts.listen."""

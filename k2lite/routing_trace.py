@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from offload.experts import Experts
+from offload.pool import Share
 from offload.state import ExpertsState
 from quant.errors import OutputError
 from quant.kernels import ExpertWeights
@@ -41,11 +42,21 @@ class RecordingExperts:
         """See Experts.prefill_tokens."""
         return self._inner.prefill_tokens
 
+    def share_of(self, layer: int) -> Share | None:
+        """See Experts.share_of."""
+        return self._inner.share_of(layer)
+
     def forward(
-        self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None = None
+        self,
+        layer: int,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        shared: ExpertWeights | None = None,
+        beside: bool = False,
     ) -> Tensor:
         """See Experts.forward. Raises OutputError when the disk is full."""
-        y = self._inner.forward(layer, x, ids, weights, shared)
+        y = self._inner.forward(layer, x, ids, weights, shared, beside)
         if len(x) == 1:
             self._chosen[layer] = sorted(ids[0].tolist())
             if layer == self._layers[-1]:

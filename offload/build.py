@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from offload.arena import Arena
+from offload.at_hand import AtHand
 from offload.card_devices import PoolCard, fitted, pool_device, speeds_of
 from offload.card_errors import card_errors
 from offload.dispatch import UNKNOWN_MACHINE, MachineSpeeds, MeasuredSpeeds
 from offload.drive import Drive
+from offload.experts import records_of
 from offload.lookahead import RouterGuess
 from offload.memory_watch import MemoryWatch
 from offload.mirror import mirror_drive
@@ -24,6 +26,7 @@ from offload.tiered import TieredExperts
 from offload.tiers import LayerFacts, Tiers
 from quant.errors import StoreError
 from quant.kernels import Kernels
+from quant.kernels.expert_records import ExpertRecords
 
 
 def layout_of(slabs: SlabMap, used_per_token: int) -> ExpertLayout:
@@ -68,7 +71,11 @@ def paged_experts(
         reader = stack.enter_context(DriveReader(drives))
         ram = PagedTier(slabs, residency, arena, reader, stack.pop_all())
     notes = (*card_notes, *(note for drive in drives for note in drive.notes))
-    tiers = _tiers(slabs, residency, ram, kernels, cards)
+    records = {
+        layer: ExpertRecords(found.experts, [part.type for part in found.parts])
+        for layer, found in slabs.layers.items()
+    }
+    tiers = _tiers(slabs, residency, ram, kernels, cards, records)
     return TieredExperts(
         tiers,
         routers,
@@ -95,7 +102,8 @@ def mapped_experts_with_cards(
     """
     cards, notes = _fitted(cards)
     residency = Residency(layout_of(slabs, used_per_token), None, [card.slot_bytes for card in cards])
-    tiers = _tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards)
+    records = {layer: records_of(found) for layer, found in layers.items()}
+    tiers = _tiers(slabs, residency, MappedTier(layers, slabs), kernels, cards, records)
     chunk = prefill_tokens if tiers.pool.sending else None
     return TieredExperts(tiers, {}, chunk, notes, later_notes=later_notes)
 
@@ -106,10 +114,20 @@ def _fitted(cards: Sequence[PoolCard]) -> tuple[list[PoolCard], tuple[str, ...]]
     return [card for card, _ in found], tuple(note for _, note in found if note is not None)
 
 
-def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels, cards: Sequence[PoolCard]) -> Tiers:
+def _tiers(
+    slabs: SlabMap,
+    residency: Residency,
+    ram: RamTier,
+    kernels: Kernels,
+    cards: Sequence[PoolCard],
+    records: Mapping[int, ExpertRecords],
+) -> Tiers:
     multiplier = Multiplier(kernels)
     speeds = MeasuredSpeeds(_machine(cards))
     devices = [_device(number, card, residency, slabs, multiplier) for number, card in enumerate(cards)]
+    pool = Pool(devices, residency, speeds, ram.slot_bytes, homes=_homes(cards))
+    records = multiplier.readable(records)
+    AtHand(residency, ram, pool, records)
     return Tiers(
         layers={
             layer: LayerFacts(found.experts, found.expert_bytes, found.expert_weights)
@@ -117,10 +135,11 @@ def _tiers(slabs: SlabMap, residency: Residency, ram: RamTier, kernels: Kernels,
         },
         residency=residency,
         ram=ram,
-        pool=Pool(devices, residency, speeds, ram.slot_bytes, homes=_homes(cards)),
+        pool=pool,
         multiplier=multiplier,
         speeds=speeds,
         tally=Tally(cards=tuple(TierTally() for _ in cards)),
+        records=records,
     )
 
 

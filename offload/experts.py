@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from offload.multiply import Multiplier, RowSum
+from offload.pool import Share
 from offload.ram_tier import LayerExperts
 from offload.scores import DecayedScores
 from offload.slots import ExpertKey
@@ -21,7 +22,7 @@ from offload.tally import Tally
 from offload.token_groups import group_by_expert
 from offload.warm_up import WarmUp, advise_needed
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
-from quant.kernels.fused import ExpertTable
+from quant.kernels.expert_records import ExpertRecords
 from quant.tensor import QuantizedTensor
 
 _HEAT_DECAY = 0.97
@@ -32,12 +33,23 @@ class Experts(Protocol):
     """Multiplies tokens by the experts that the router chose for them."""
 
     def forward(
-        self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None = None
+        self,
+        layer: int,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        shared: ExpertWeights | None = None,
+        beside: bool = False,
     ) -> Tensor:
         """Weighted sum of expert outputs, and of that of `shared`, which every token goes to with weight 1.
 
-        `x` [T, hidden] f32, `ids` [T, k] int64, `weights` [T, k] f32 -> [T, hidden] f32. Not thread-safe.
+        `x` [T, hidden] f32, `ids` [T, k] int64, `weights` [T, k] f32 -> [T, hidden] f32. Not thread-safe. With `beside`
+        it is one token, and the caller adds what `share_of` gives by itself.
         """
+
+    def share_of(self, layer: int) -> Share | None:
+        """The part of one token's sum that the layer's card computes without asking the host, which can be recorded;
+        None where there is none."""
 
     def prepare(self, tokens: int) -> None:
         """A pass of so many tokens through all layers begins: `forward` will be called for each layer with experts."""
@@ -70,18 +82,24 @@ class Experts(Protocol):
 
 
 @runtime_checkable
-class StillExperts(Protocol):
-    """Experts that may be multiplied without asking: all are in RAM, and none ever moves."""
+class TabledExperts(Protocol):
+    """Experts whose places native code may look up, and multiply those that are in RAM without asking."""
 
-    def tables(self) -> Mapping[int, ExpertTable]:
-        """Where those of each layer lie."""
+    def records(self) -> Mapping[int, ExpertRecords]:
+        """Where those of each layer lie, always as of now; empty where the kernels do not read it."""
 
     @property
     def is_there(self) -> bool:
-        """Whether all are in memory by now, so that nobody has to fetch one before it is used."""
+        """Whether what is in the records is in memory by now, so that nobody has to fetch it before it is used."""
+
+    @property
+    def guessed_ahead(self) -> int:
+        """How many of the experts that the next layer will probably ask for `forward` wants to know of when one is not
+        in RAM, while there is still a layer's time to read it."""
 
     def note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
-        """A token went to these experts of a layer, and to `shared`, which took so long: what `forward` would count."""
+        """A token went to these experts of a layer, all in RAM, and to `shared`, which took so long: what `forward`
+        would count."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +181,13 @@ class MappedExperts:
         return None
 
     def forward(
-        self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None = None
+        self,
+        layer: int,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        shared: ExpertWeights | None = None,
+        beside: bool = False,
     ) -> Tensor:
         """See Experts.forward."""
         return (
@@ -171,6 +195,10 @@ class MappedExperts:
             if len(x) == 1
             else self._of_many(layer, x, ids, weights, shared)
         )
+
+    def share_of(self, layer: int) -> Share | None:
+        """See Experts.share_of."""
+        return None
 
     def prepare(self, tokens: int) -> None:
         """See Experts.prepare."""
@@ -210,17 +238,22 @@ class MappedExperts:
         if self._warm_up is not None:
             self._warm_up.close()
 
-    def tables(self) -> Mapping[int, ExpertTable]:
-        """See StillExperts.tables."""
-        return {number: _table(layer) for number, layer in self._layers.items()}
+    def records(self) -> Mapping[int, ExpertRecords]:
+        """See TabledExperts.records."""
+        return {number: records_of(layer) for number, layer in self._layers.items()}
 
     @property
     def is_there(self) -> bool:
-        """See StillExperts.is_there."""
+        """See TabledExperts.is_there."""
         return self._warm_up is None or self._warm_up.is_done
 
+    @property
+    def guessed_ahead(self) -> int:
+        """See TabledExperts.guessed_ahead."""
+        return 0
+
     def note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
-        """See StillExperts.note. It is counted later: between two layers, whose weights leave nothing else in the
+        """See TabledExperts.note. It is counted later: between two layers, whose weights leave nothing else in the
         processor's caches, counting takes six times as long as all at once."""
         self._noted.append((layer, ids, shared, seconds))
         if len(self._noted) == _MOST_NOTED:
@@ -294,14 +327,14 @@ class MappedExperts:
             self._scores.use((layer, expert))
 
 
-def _table(layer: LayerExperts) -> ExpertTable:
-    """A layer's experts lie in stacks, one expert like the other."""
+def records_of(layer: LayerExperts) -> ExpertRecords:
+    """Of experts that lie in stacks, one expert like the other."""
     first, second = layer.expert(0), layer.expert(min(1, layer.experts - 1))
     gate, up, down = (
         after.address - before.address
         for before, after in ((first.gate, second.gate), (first.up, second.up), (first.down, second.down))
     )
-    return ExpertTable(first, layer.experts, (gate, up, down))
+    return ExpertRecords.in_steps(first, layer.experts, (gate, up, down))
 
 
 def for_all_tokens(weights: ExpertWeights, tokens: int) -> ExpertCall:

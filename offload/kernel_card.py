@@ -19,7 +19,7 @@ from offload.card_layout import SlotMatrix, places_in_ram, slot_matrices
 from offload.card_link import CardLink
 from offload.card_sending import STAGED, CardSending
 from offload.multiply import CardWork, ExpertBytes
-from offload.pool import AddResult
+from offload.pool import AddResult, Share
 from offload.slabs import LayerSlabs
 from offload.slots import ExpertKey, SizeClass, Slot
 from quant.errors import StoreError
@@ -67,6 +67,10 @@ class KernelCard:
         self._tables = {layer: self._table(layer) for layer in self._layers if grouped[layer]}
         experts: dict[tuple[SlotMatrix, ...], dict[int, CardExpert]] = {}
         self._known = {layer: experts.setdefault(found, {}) for layer, found in self._matrices.items()}
+        self._slot_of = {
+            layer: torch.full((slabs.experts,), -1, dtype=torch.int32, device=device)
+            for layer, slabs in self._layers.items()
+        }
 
     def upload(self, key: ExpertKey, source: np.ndarray, target: Slot) -> None:
         """See PoolDevice.upload."""
@@ -100,6 +104,23 @@ class KernelCard:
                     y.index_add_(0, rows, taken())
 
         return add_result
+
+    def share(self, layer: int) -> Share | None:
+        """See PoolDevice.share. None without slots for the layer's experts, or where only the host can launch them."""
+        table, slot_of = self._tables.get(layer), self._slot_of[layer]
+        if table is None or not self._slots[self.class_of(layer)]:
+            return None
+
+        def sum_of_those_here(x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+            return self._kernels.experts(x, table, slot_of[ids], weights)
+
+        return sum_of_those_here
+
+    def moved(self, key: ExpertKey, slot: Slot | None) -> None:
+        """See PoolDevice.moved."""
+        layer, expert = key
+        with card_errors(self.name):
+            self._slot_of[layer][expert] = -1 if slot is None else slot.index
 
     def class_of(self, layer: int) -> int:
         """See SlotMemory.class_of."""

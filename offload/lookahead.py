@@ -90,6 +90,15 @@ class LookAhead:
         return sum(self._outcomes) / len(self._outcomes) if self._outcomes else 1.0
 
     @property
+    def width(self) -> int:
+        """How many of a layer's experts it guesses; 0 while it keeps still."""
+        return self._width if self._routers and not self._paused else 0
+
+    def rest(self) -> None:
+        """A layer has passed for which nothing had to be guessed."""
+        self._paused = max(0, self._paused - 1)
+
+    @property
     def is_off(self) -> bool:
         """Whether it has switched itself off for a while."""
         return self._paused > 0

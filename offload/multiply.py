@@ -5,7 +5,7 @@ order, so each result either gets a row of its own, to be summed in one order at
 order one after the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from offload.slots import ExpertKey, Slot
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
+from quant.kernels.expert_records import ExpertRecords
 from quant.kernels.fused import FusedKernels
 
 # An expert as a slot in RAM has it, or its gate, up and down, each by itself.
@@ -46,6 +47,12 @@ class Multiplier:
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
         self.fused = kernels if isinstance(kernels, FusedKernels) else None
+
+    def readable(self, records: Mapping[int, ExpertRecords]) -> Mapping[int, ExpertRecords]:
+        """The records that the kernels read: all, or none where they do not."""
+        fused = self.fused
+        works = fused is not None and all(fused.multiplies(found.types) for found in records.values())
+        return records if works else {}
 
     def sum(self, x: Tensor, calls: Sequence[ExpertCall]) -> Tensor:
         """The sum over all experts of a layer, [T, hidden]: the bits of adding them to zeros, in a single call."""

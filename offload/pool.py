@@ -26,6 +26,9 @@ from quant.kernels import ExpertCall
 # Adds what a card has computed to y [T, hidden]; waits for it.
 AddResult = Callable[[Tensor], None]
 
+# On a card: x [1, hidden] f32, ids int64 and weights f32 [1, k] -> [1, hidden], the sum of those that have slots there.
+Share = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 # Of a card's slots, for experts that are sent in a long prompt: while it does what is not experts in a layer of K2, a
 # link brings about so many.
 _LENT_SHARE, _MOST_LENT = 1 / 8, 32
@@ -56,6 +59,12 @@ class PoolDevice(Protocol):
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """Begin to multiply x [T, hidden] f32 by experts in its slots, as Kernels.experts would."""
+
+    def share(self, layer: int) -> Share | None:
+        """What it does by itself, without asking the host who is there: it can be recorded. None where it cannot."""
+
+    def moved(self, key: ExpertKey, slot: Slot | None) -> None:
+        """From now on an expert is in this slot; None: it is not here any more."""
 
     def close(self) -> None:
         """Free its memory. Safe to call twice."""
@@ -95,6 +104,13 @@ class VirtualCard:
             for work in works
         ]
         return lambda y: self._multiplier.add(x, calls, y)
+
+    def share(self, layer: int) -> Share | None:
+        """See PoolDevice.share: its sums must keep their order."""
+        return None
+
+    def moved(self, key: ExpertKey, slot: Slot | None) -> None:
+        """See PoolDevice.moved."""
 
     def close(self) -> None:
         """See PoolDevice.close."""
@@ -206,11 +222,27 @@ class Pool:
         shared_out = {layer: index * len(devices) // len(layers) for index, layer in enumerate(layers)}
         sending = [device.sending for device in devices if device.sending is not None]
         self.sending = sending if len(sending) == len(devices) else []  # of each card, if all take experts
-        self._home = shared_out | {layer: card for layer, card in (homes or {}).items() if layer in shared_out}
+        own = {layer: card for layer, card in (homes or {}).items() if layer in shared_out}
+        self._home = shared_out | own
+        shares = ((layer, self.devices[card].share(layer)) for layer, card in own.items())
+        self._shares = {layer: share for layer, share in shares if share is not None}
 
     def home(self, layer: int) -> int:
         """The card that the experts of a layer prefer."""
         return self._home[layer]
+
+    def share(self, layer: int) -> Share | None:
+        """See PoolDevice.share, of the card that has the layer."""
+        return self._shares.get(layer)
+
+    def sharing_home(self, layer: int) -> int | None:
+        """The card that has a layer, where it has a share of its experts."""
+        return self._home[layer] if layer in self._shares else None
+
+    def moved(self, key: ExpertKey, place: int) -> None:
+        """An expert has another place now: the cards take note of it."""
+        for card, device in enumerate(self.devices):
+            device.moved(key, self._residency.slot(key) if card == place else None)
 
     def begin(self, card: int, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin."""

@@ -13,7 +13,7 @@ owns it. The rules:
   back there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from offload.scores import DecayedScores, decay_for
@@ -105,11 +105,16 @@ class Residency:
         self._leaving: set[ExpertKey] = set()  # on the way from a card to RAM: the card's copy still counts
         self._arriving: set[ExpertKey] = set()
         self._scalings = 0
+        self._watchers: list[Callable[[ExpertKey], None]] = []
         self.evictions = self.promotions = self.demotions = 0
         if ram_bytes is None:
             for layer, count in layout.counts.items():
                 for expert in range(count):
                     self.ram.put((layer, expert), self._class_of_layer[layer])
+
+    def watch(self, moved: Callable[[ExpertKey], None]) -> None:
+        """Have `moved` called with every expert whose `place` has become another."""
+        self._watchers.append(moved)
 
     # What is where
 
@@ -147,6 +152,10 @@ class Residency:
         each counted as much as it would count now had the tokens come one by one."""
         self.scores.use(key, count)
 
+    def use_later(self, layer: int, experts: Sequence[int]) -> None:
+        """A `use` of each, which is counted when it matters."""
+        self.scores.use_later((layer, expert) for expert in experts)
+
     def advance(self, tokens: int = 1) -> None:
         """Tokens have passed through all layers."""
         self.scores.advance(tokens)
@@ -182,6 +191,7 @@ class Residency:
             if victim is None or (only_over is not None and self.scores.score(victim) > only_over):
                 return None
             self.ram.remove(victim)
+            self._moved(victim)
             self.evictions += 1
             slot = self.ram.put(key, size_class)
         assert slot is not None
@@ -193,10 +203,12 @@ class Residency:
         """The bytes are in the slot. The pin of `reserve` is gone: pin before, to keep it."""
         self._arriving.remove(key)
         self.ram.unpin(key)
+        self._moved(key)
 
     def failed(self, key: ExpertKey) -> None:
         """The bytes did not come, and nobody else holds a pin: the slot is empty again."""
-        self.arrived(key)
+        self._arriving.remove(key)
+        self.ram.unpin(key)
         self.ram.remove(key)
 
     def lend(self, nbytes: int) -> list[Slot]:
@@ -215,6 +227,7 @@ class Residency:
                     if victim is None:
                         break
                     self.ram.remove(victim)
+                    self._moved(victim)
                     self.evictions += 1
                     slot = self.ram.take(size_class)
                     assert slot is not None
@@ -290,6 +303,7 @@ class Residency:
             self.promotions += 1
             if self.exclusive:
                 self.ram.remove(move.key)
+            self._moved(move.key)
             return
         self._leaving.remove(move.key)
         self._arriving.remove(move.key)
@@ -330,6 +344,11 @@ class Residency:
 
     def _forget_on_card(self, key: ExpertKey) -> None:
         self.cards[self._card_of.pop(key)].remove(key)
+        self._moved(key)
+
+    def _moved(self, key: ExpertKey) -> None:
+        for watcher in self._watchers:
+            watcher(key)
 
     def _is_leaving_ram(self, key: ExpertKey) -> bool:
         """Whether a promotion of the expert is under way."""

@@ -13,10 +13,12 @@ from offload.few_tokens import FewTokens
 from offload.lookahead import LookAhead, RouterGuess
 from offload.many_tokens import ManyTokens, Work
 from offload.memory_watch import MemoryWatch, give_back_heap
+from offload.pool import Share
 from offload.state import ExpertsState, TierState
 from offload.tiers import Tiers
 from offload.token_groups import group_by_expert
 from quant.kernels import ExpertWeights
+from quant.kernels.expert_records import ExpertRecords
 
 
 class TieredExperts:
@@ -55,7 +57,13 @@ class TieredExperts:
         return self._prefill_tokens
 
     def forward(
-        self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None = None
+        self,
+        layer: int,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        shared: ExpertWeights | None = None,
+        beside: bool = False,
     ) -> Tensor:
         """See Experts.forward. Also raises StoreError, and Stopped where `listen` has said so."""
         tiers = self._tiers
@@ -65,8 +73,7 @@ class TieredExperts:
             tiers.check_stop()
             self._look_at_memory()
             if len(x) == 1:
-                chosen = ids[0].tolist()
-                y = self._few.forward(layer, x, chosen, weights[0], shared)
+                y, chosen = self._few.forward(layer, x, ids[0], weights[0], shared, beside)
             else:
                 chosen = ids[-1].tolist()
                 self._count_uses(layer, ids)
@@ -82,9 +89,46 @@ class TieredExperts:
             self._end_of_pass()
         return y
 
+    def share_of(self, layer: int) -> Share | None:
+        """See Experts.share_of."""
+        return self._tiers.pool.share(layer)
+
+    def records(self) -> Mapping[int, ExpertRecords]:
+        """See TabledExperts.records."""
+        return self._tiers.records
+
+    @property
+    def is_there(self) -> bool:
+        """See TabledExperts.is_there."""
+        return True
+
+    @property
+    def guessed_ahead(self) -> int:
+        """See TabledExperts.guessed_ahead."""
+        if all(records.is_full for records in self._tiers.records.values()):
+            return 0
+        return self._look_ahead.width
+
+    def note(self, layer: int, ids: Sequence[int], shared: ExpertWeights | None, seconds: float) -> None:
+        """See TabledExperts.note."""
+        if layer == self._first:
+            self._tiers.residency.advance()
+        self._tiers.residency.use_later(layer, ids)
+        self._look_ahead.asked(layer, ids)
+        self._look_ahead.rest()
+        self._few.note(layer, len(ids), len(ids), 0 if shared is None else shared.nbytes, seconds)
+        self._tiers.tally.used[layer] = tuple(ids)
+        if layer == self._last:
+            self._end_of_pass()
+
     def prepare(self, tokens: int) -> None:
-        """See Experts.prepare. A chunk's activations take the place of some experts meanwhile."""
+        """See Experts.prepare. A chunk's activations take the place of some experts meanwhile. Also raises StoreError,
+        and Stopped where `listen` has said so."""
+        self._tiers.check_stop()
+        self._look_at_memory()
         self._tiers.ram.collect()
+        if tokens > 1:
+            self._few.count_noted()  # what was measured decides where a prompt's experts are multiplied
         self._many.prepare(tokens)
         needed = self._bytes_of_chunk(tokens)
         if needed != self._chunk_bytes:
@@ -104,6 +148,7 @@ class TieredExperts:
 
     def counters(self) -> dict[str, int]:
         """See Experts.counters."""
+        self._few.count_noted()
         counters = self._tiers.tally.counters()
         reader = self._tiers.ram.reader_state()
         if reader is not None:
@@ -112,6 +157,7 @@ class TieredExperts:
 
     def state(self) -> ExpertsState:
         """See Experts.state."""
+        self._few.count_noted()
         tiers, residency = self._tiers, self._tiers.residency
         reader = tiers.ram.reader_state()
         letters = {layer: ["."] * facts.experts for layer, facts in tiers.layers.items()}
@@ -166,6 +212,9 @@ class TieredExperts:
 
     def _end_of_pass(self) -> None:
         """All layers are done: the pool may settle what it copied, and copy what was used."""
+        if not self._tiers.pool.devices:
+            return
+        self._few.count_noted()
         now = self._tiers.clock()
         seconds, self._token_began = now - self._token_began, now
         used = [(layer, expert) for layer, experts in self._tiers.tally.used.items() for expert in experts]

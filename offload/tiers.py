@@ -13,6 +13,7 @@ from offload.residency import Residency
 from offload.slots import ExpertKey
 from offload.state import Stopped
 from offload.tally import Tally
+from quant.kernels.expert_records import ExpertRecords
 
 # At least this often a wait looks whether it was stopped.
 _STOP_LOOK_S = 0.05
@@ -29,7 +30,10 @@ class LayerFacts:
 
 @dataclass
 class Tiers:
-    """All that one model's experts live in. Owned by the thread that computes."""
+    """All that one model's experts live in. Owned by the thread that computes.
+
+    `records` are kept for kernels that look up by themselves which experts are in RAM; none where they cannot.
+    """
 
     layers: Mapping[int, LayerFacts]
     residency: Residency
@@ -40,6 +44,7 @@ class Tiers:
     tally: Tally
     stop: threading.Event | None = None
     clock: Callable[[], float] = time.perf_counter
+    records: Mapping[int, ExpertRecords] = field(default_factory=dict)
     _held: dict[ExpertKey, int] = field(default_factory=dict)
 
     def hold(self, key: ExpertKey) -> None:

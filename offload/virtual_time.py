@@ -191,6 +191,12 @@ class SimulatedCard:
         end = self._clock.now + self._handover_s + seconds
         return lambda y: self._clock.wait_until(end)
 
+    def share(self, layer: int) -> None:
+        """See PoolDevice.share: it is always asked."""
+
+    def moved(self, key: ExpertKey, slot: Slot | None) -> None:
+        """See PoolDevice.moved."""
+
     def close(self) -> None:
         """Nothing to free."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from quant.errors import LibraryError
 
 LIBRARY = Path(__file__).resolve().parent / "native" / "libk2quant.so"
-INTERFACE = 4  # K2QUANT_INTERFACE of k2quant.h
+INTERFACE = 5  # K2QUANT_INTERFACE of k2quant.h
 BUILD_HINT = "build it with `pip install .`, in a checkout `pip install -e .` (needs cmake and g++)"
 
 # Instruction sets by name, best first, with their numbers in k2quant.h.
@@ -43,8 +43,12 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "k2quant_attend": (_INT, *[_POINTER] * 3, _INT64, _POINTER, _INT64, _INT64, _POINTER, _POINTER),
     "k2quant_attend_heads": (_INT, *[_POINTER] * 3, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 3),
     "k2quant_pass": (
-        *(_INT, _POINTER, _POINTER, _INT64, _POINTER, _INT64, _POINTER, _INT64, _INT64),
-        *(_POINTER, _POINTER, _POINTER, _POINTER, _INT64, _POINTER),
+        *(_INT, _POINTER, _POINTER, _INT64, _INT64, _POINTER, _INT64, _POINTER, _INT64, _INT64),
+        *(*[_POINTER] * 5, _INT64, _INT64, _POINTER, _POINTER),
+    ),
+    "k2quant_dispatch": (
+        *(_INT, _POINTER, _POINTER, _INT64, _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT),
+        *[_POINTER] * 3,
     ),
     "k2quant_decode_rows": (_INT, _INT, _POINTER, _INT64, _INT64, _POINTER, _INT64, _POINTER),
     "k2quant_rms_norm": (_INT, *[_POINTER] * 3, _INT64, _INT64, ctypes.c_float, _POINTER),

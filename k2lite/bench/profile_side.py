@@ -73,7 +73,7 @@ def put_clocks(model: Model, clock: Clock) -> None:
 
 def _share_out(notes: PassNotes, routed: Sequence[bool], clock: Clock) -> None:
     """What one call for all layers took, by stages."""
-    for (attention, router, experts), with_experts in zip(notes.seconds, routed, strict=True):
+    for (attention, router, experts), with_experts in zip(notes.seconds, routed[notes.first :], strict=False):
         clock.part("attention", attention)
         if with_experts:
             clock.part("router", router)

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from quant.kernels import ExpertCall, ExpertWeights
+from quant.kernels.expert_records import ExpertRecords
 from quant.tensor import QuantizedTensor
 from quant.types import BlockType
 
@@ -62,24 +63,13 @@ class ExpertRouter:
 
 
 @dataclass(frozen=True, eq=False)
-class ExpertTable:
-    """Experts of one shape at equal distances: the `first`, and bytes from each gate, up and down to the next one."""
-
-    first: ExpertWeights
-    experts: int
-    step_bytes: tuple[int, int, int]
-
-
-@dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """A layer whose weights all stay where they are.
-
-    With a router its `experts` are those that it chooses among, and every token goes to `shared`, if any. Without one
-    the layer is dense: `norm` [hidden] f32 with `eps`, and the one expert of `experts` is its block.
+    """A layer. With a router its `experts` are those that it chooses among, which may come and go, and every token goes
+    to `shared`, if any. Without one it is dense: `norm` [hidden] f32 with `eps`, and the one of `experts` is its block.
     """
 
     attention: LatentAttention
-    experts: ExpertTable
+    experts: ExpertRecords
     router: ExpertRouter | None = None
     shared: ExpertWeights | None = None
     norm: Tensor | None = None
@@ -88,17 +78,32 @@ class LayerWeights:
     @property
     def types(self) -> frozenset[BlockType]:
         """The types of all its matrices."""
-        blocks = [self.experts.first, *([] if self.shared is None else [self.shared])]
-        return self.attention.types.union(*({block.gate.type, block.up.type, block.down.type} for block in blocks))
+        shared = [] if self.shared is None else [self.shared.gate, self.shared.up, self.shared.down]
+        return self.attention.types | self.experts.types | {matrix.type for matrix in shared}
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """Why a pass ended in front of a layer's experts: one of them is not here, or one that the next layer will probably
+    ask for. What they get: `normed` [1, hidden] f32, `ids` int64 and `weights` f32 [1, used]."""
+
+    normed: Tensor
+    ids: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class PassNotes:
-    """What happened to one token: each layer's experts in order of falling score (nothing for a dense one), and the
-    seconds that its attention, its router and its experts took."""
+    """What happened to one token in the layers from `first` on: each layer's experts in order of falling score (nothing
+    for a dense one), and the seconds that its attention, its router and its experts took.
 
+    Of a layer that ended the pass, `waiting`, `experts` does not tell, and `seconds` has no experts.
+    """
+
+    first: int
     experts: list[list[int]]
     seconds: list[list[float]]
+    waiting: Waiting | None
 
 
 # x [T, hidden], the layer's cache [capacity, latent + rope], position, (cosines, sines) [T, rope / 2] each:
@@ -107,10 +112,28 @@ Attend = Callable[[Tensor, Tensor, int, tuple[Tensor, Tensor]], Tensor]
 # queries [T, heads * (nope + rope)], not yet rotated, the layer's cache, which holds the tokens' own latents from the
 # position on, position, rotations: what each head takes, [T, heads * value].
 AttendHeads = Callable[[Tensor, Tensor, int, tuple[Tensor, Tensor]], Tensor]
-# x [1, hidden], which becomes the result, the caches of all layers, position, rotations [1, rope / 2] each.
-Pass = Callable[[Tensor, Sequence[Tensor], int, tuple[Tensor, Tensor]], PassNotes]
 # x [T, hidden]: norm(x), the experts' numbers int64 and their weights f32 [T, used], in order of falling score.
 Route = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class Pass(Protocol):
+    """One token through many layers."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        caches: Sequence[Tensor],
+        position: int,
+        rotations: tuple[Tensor, Tensor],
+        first: int = 0,
+        guess: int = 0,
+    ) -> PassNotes:
+        """x [1, hidden] f32, which becomes the result, through the layers from `first` on, given the caches of all
+        layers, the token's position and its rotations [1, rope / 2] each.
+
+        Waits in front of experts that are not here; with `guess` also where one of so many is not that the next layer's
+        router puts first for the stream as it is.
+        """
 
 
 @runtime_checkable
@@ -123,6 +146,24 @@ class FusedKernels(Protocol):
         """`Kernels.experts` for one token: x [1, hidden] f32 by all of `weights`, with `scales` f32, one each.
 
         None when some weight's type is not served.
+        """
+
+    def multiplies(self, types: frozenset[BlockType]) -> bool:
+        """Whether `dispatch` and the prepared calls take weights of these types."""
+
+    def dispatch(
+        self,
+        x: Tensor,
+        records: ExpertRecords,
+        ids: Tensor,
+        weights: Tensor,
+        shared: ExpertWeights | None,
+        leave_out: bool,
+    ) -> tuple[Tensor | None, int, float]:
+        """One token's experts: x [1, hidden] f32 by those of `ids` int64 [k], with `weights` f32 [k], and by `shared`.
+
+        Returns the sum [1, hidden], how many of `ids` are in it, and seconds. With `leave_out` those that lie elsewhere
+        are left out; the sum is None, and nothing was computed, when others are not here. Types must be served.
         """
 
     def add_experts(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor) -> bool:

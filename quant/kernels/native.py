@@ -20,6 +20,7 @@ from quant.encode.decode import dequantize_rows
 from quant.errors import LibraryError
 from quant.kernels import ExpertCall, ExpertWeights, Kernels
 from quant.kernels.checks import check_experts, check_heads, check_linear, check_rows
+from quant.kernels.expert_records import ExpertRecords
 from quant.kernels.fused import Attend, AttendHeads, ExpertRouter, LatentAttention, LayerWeights, Pass, Route
 from quant.kernels.native_layer import MOST_TOKENS, attention_call, head_attention_call, router_call
 from quant.kernels.native_pass import MOST_USED, NativePass
@@ -120,6 +121,34 @@ class NativeKernels:
         except ValueError:
             return None
         return y
+
+    def multiplies(self, types: frozenset[BlockType]) -> bool:
+        """See FusedKernels.multiplies."""
+        return types <= self._own
+
+    def dispatch(
+        self,
+        x: Tensor,
+        records: ExpertRecords,
+        ids: Tensor,
+        weights: Tensor,
+        shared: ExpertWeights | None,
+        leave_out: bool,
+    ) -> tuple[Tensor | None, int, float]:
+        """See FusedKernels.dispatch. Raises ValueError for what does not fit."""
+        hidden = x.shape[-1]
+        if x.shape != (1, hidden) or ids.shape != weights.shape or ids.ndim != 1:
+            raise ValueError(f"x {tuple(x.shape)}, ids {tuple(ids.shape)}, weights {tuple(weights.shape)} do not fit")
+        if not x.dtype == weights.dtype == torch.float32 or ids.dtype != torch.int64:
+            raise TypeError(f"x and weights are float32 and ids int64, got {x.dtype}, {weights.dtype}, {ids.dtype}")
+        y, x, ids, weights = torch.empty(1, hidden), x.contiguous(), ids.contiguous(), weights.contiguous()
+        where = x.data_ptr(), hidden, records.address, records.count
+        chosen = ids.data_ptr(), weights.data_ptr(), len(ids), int(leave_out)
+        record = None if shared is None else shared.record
+        outcome = (ctypes.c_int64 * 3)()
+        self.call("k2quant_dispatch", *where, *chosen, record, y.data_ptr(), ctypes.addressof(outcome))
+        multiplied, missing, nanoseconds = outcome
+        return None if missing else y, multiplied, nanoseconds / 1e9
 
     def add_experts(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor) -> bool:
         """See FusedKernels.add_experts."""

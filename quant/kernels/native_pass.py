@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quant.kernels.fused import ExpertTable, LayerWeights, PassNotes
+from quant.kernels.fused import LayerWeights, PassNotes, Waiting
 from quant.kernels.native_layer import (
     PoolCall,
     RouterStruct,
@@ -18,10 +18,7 @@ from quant.kernels.native_layer import (
     router_struct,
 )
 
-MOST_USED = 64  # MOST_USED of pass.cpp: experts of a token
-
-# k2quant_expert: three addresses, ff, hidden, three types and four bytes of nothing.
-_RECORD_WORDS, _RECORD_BYTES = 3, 56
+MOST_USED = 64  # MOST_USED of dispatch.h: experts of a token
 
 
 class _Layer(ctypes.Structure):
@@ -43,12 +40,20 @@ class NativePass:
         self._kept: list[object] = []  # what the structs have addresses of
         self._structs = (_Layer * len(layers))(*(_layer_struct(layer, self._kept) for layer in layers))
         self._caches = (ctypes.c_void_p * len(layers))()
-        self._scratch = torch.empty(2, self._hidden)
-        self._ids = np.zeros((len(layers), max(*self._used, 1)), np.int64)
+        self._scratch = torch.empty(3, self._hidden)
+        self._ids = torch.zeros(len(layers), max(*self._used, 1), dtype=torch.int64)
+        self._weights = torch.empty(1, self._ids.shape[1])
+        self._reached = np.zeros(1, np.int64)
         self._times_ns = np.zeros((len(layers), 3), np.int64)
 
     def __call__(
-        self, x: Tensor, caches: Sequence[Tensor], position: int, rotations: tuple[Tensor, Tensor]
+        self,
+        x: Tensor,
+        caches: Sequence[Tensor],
+        position: int,
+        rotations: tuple[Tensor, Tensor],
+        first: int = 0,
+        guess: int = 0,
     ) -> PassNotes:
         """See Pass. Raises ValueError for what does not fit."""
         if x.shape != (1, self._hidden) or x.dtype != torch.float32 or not x.is_contiguous() or not x.is_cpu:
@@ -61,32 +66,35 @@ class NativePass:
         capacity = min(len(cache) for cache in caches)
         cosines, sines = rotation_tables(rotations, 1, self._rope_dim)
         where = self._caches, capacity, position, cosines.data_ptr(), sines.data_ptr()
-        out = self._scratch.data_ptr(), self._ids.ctypes.data, self._ids.shape[1], self._times_ns.ctypes.data
-        self._call("k2quant_pass", self._structs, len(self._layers), x.data_ptr(), self._hidden, *where, *out)
-        experts = [row[:used] for row, used in zip(self._ids.tolist(), self._used, strict=True)]
-        return PassNotes(experts, (self._times_ns / 1e9).tolist())
+        out = self._ids.data_ptr(), self._weights.data_ptr(), self._ids.shape[1]
+        notes = self._times_ns.ctypes.data, self._reached.ctypes.data
+        structs = self._structs, len(self._layers), first
+        scratch = self._scratch.data_ptr()
+        self._call("k2quant_pass", *structs, x.data_ptr(), self._hidden, *where, scratch, *out, guess, *notes)
+        return self._notes(first)
+
+    def _notes(self, first: int) -> PassNotes:
+        reached = int(self._reached[0])
+        used = self._used[first:reached]
+        experts = [row[:count] for row, count in zip(self._ids[first:reached].tolist(), used, strict=True)]
+        waiting = None
+        if reached < len(self._layers):
+            count = self._used[reached]
+            ids = self._ids[reached : reached + 1, :count].clone()
+            waiting = Waiting(self._scratch[:1].clone(), ids, self._weights[:, :count].clone())
+        return PassNotes(first, experts, (self._times_ns[first : reached + 1] / 1e9).tolist(), waiting)
 
 
 def _layer_struct(layer: LayerWeights, kept: list[object]) -> _Layer:
-    attention, experts = attention_struct(layer.attention), _records(layer.experts)
+    attention = attention_struct(layer.attention)
     router: RouterStruct | None = None if layer.router is None else router_struct(layer.router)
     shared = None if layer.shared is None else np.frombuffer(layer.shared.record, np.uint8).copy()
-    kept += [attention, router, experts, shared]
+    kept += [attention, router, layer.experts, shared]
     return _Layer(
         attention=ctypes.addressof(attention),
         router=None if router is None else ctypes.addressof(router),
-        experts=experts.ctypes.data,
+        experts=layer.experts.address,
         shared=None if shared is None else shared.ctypes.data,
         norm=None if layer.norm is None else floats_address(layer.norm, layer.attention.output.rows),
         eps=layer.eps,
     )
-
-
-def _records(table: ExpertTable) -> np.ndarray:
-    """A k2quant_expert for each expert of the table, [experts, 7] words."""
-    record = np.frombuffer(table.first.record, np.uint64)
-    assert record.nbytes == _RECORD_BYTES
-    records = np.tile(record, (table.experts, 1))
-    steps = np.array(table.step_bytes, np.uint64)
-    records[:, :_RECORD_WORDS] += np.arange(table.experts, dtype=np.uint64)[:, None] * steps
-    return records

@@ -38,6 +38,46 @@ def test_paged_virtual_and_mixed_runs_answer_as_the_mapped_one(which: str, reque
     check(model, named_settings(model), prompt_tokens=50, tokens=40)
 
 
+def test_layer_by_layer_they_answer_and_count_alike_too(k2: TinyModel) -> None:
+    prompt = k2.prompt(30)
+    expected, logits = k2.greedy(prompt, 30)
+    for setting in named_settings(k2):
+        counted = []
+        for direct in (True, False):
+            with k2.placed(setting) as experts:
+                assert k2.model._direct is not None
+                if not direct:
+                    k2.model._direct = None
+                found, found_logits = k2.greedy(prompt, 30)
+                experts.settle()
+                counted.append(experts.state())
+            assert found == expected and torch.equal(found_logits, logits), setting
+        one, other = counted
+        assert (one.scores, one.used) == (other.scores, other.used)
+        hits = [sum(tier.hits for tier in state.tiers) for state in counted]
+        assert hits[0] == hits[1]
+
+
+@pytest.mark.parametrize("budget_share", [0.3, 0.6, 1.0])
+def test_the_records_say_who_is_where(budget_share: float, k2: TinyModel) -> None:
+    total, smallest = k2.layout.total_bytes, k2.layout.smallest_budget_bytes
+    slots = int(budget_share * total)
+    settings = [Setting(slots), Setting(slots, (total // 5,)), Setting(None, (smallest,))]
+    for setting in settings:
+        with k2.placed(setting) as experts:
+            for tokens in (1, 9, 1):
+                k2.greedy(k2.prompt(tokens), 5)
+                experts.settle()
+                for layer, records in experts.records().items():
+                    for expert in range(records.count):
+                        in_ram = experts._tiers.residency.place((layer, expert)) == RAM
+                        assert records.has([expert]) == in_ram
+                        assert bool(records.rows["gate"][expert]) == in_ram
+                        if in_ram:
+                            weights = experts._tiers.ram.weights((layer, expert))
+                            assert records.rows[expert].tobytes() == weights.record
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("which", ["demo", "k2"])

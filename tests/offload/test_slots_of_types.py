@@ -98,3 +98,15 @@ def test_gate_above_up_in_one_tensor(blocks: BlocksOnly, name: str) -> None:
         back = np.full(sample.slabs.slot_bytes, 255, np.uint8)
         card.download((5, expert), Slot(0, expert), back)
         assert np.array_equal(back, sample.in_ram(expert))
+
+
+def test_the_host_is_asked_for_experts_that_only_it_can_launch(samples: list[SlotSample], card: KernelCard) -> None:
+    assert [card.share(number) is not None for number in range(4)] == [True, False, False, False]
+    sample, x = samples[0], random(1, HIDDEN, device=torch.device("cpu"))
+    works = sample.works(1, [1, 3], card.class_of(0))
+    for expert in (1, 3):
+        card.moved((0, expert), Slot(card.class_of(0), expert))
+    share = card.share(0)
+    assert share is not None
+    found = share(x, torch.tensor([[3, 2, 1]]), torch.tensor([[works[1].scales[0], 1.0, works[0].scales[0]]]))
+    assert relative_error(found, sample.exact(x, works)) < 1e-5

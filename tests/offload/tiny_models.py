@@ -12,6 +12,7 @@ from torch import Tensor
 
 from k2lite.config_gguf import config_from_gguf
 from k2lite.config_json import config_from_json
+from k2lite.direct_pass import direct_pass
 from k2lite.expert_slabs import expert_slabs
 from k2lite.load import FloatTensors
 from k2lite.load_gguf import GgufTensors, guess_of
@@ -91,11 +92,13 @@ class TinyModel:
         """The model with its experts as `setting` says, as long as the block lasts."""
         experts = self.make_experts(setting)
         assert isinstance(experts, TieredExperts)
+        before = self.model._experts, self.model._direct
         self.model._experts = experts
+        self.model._direct = direct_pass(self.model._layers, experts, self.kernels)
         try:
             yield experts
         finally:
-            self.model._experts = self.mapped
+            self.model._experts, self.model._direct = before
             experts.close()
 
     def prompt(self, tokens: int, seed: int = 0) -> Tensor:

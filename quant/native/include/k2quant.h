@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define K2QUANT_INTERFACE 4 /* counted up with every change of a function below */
+#define K2QUANT_INTERFACE 5 /* counted up with every change of a function below */
 #define K2QUANT_ENCODING 1  /* counted up when an encoder gives other bytes than before */
 
 enum k2quant_isa { K2QUANT_PORTABLE = 0, K2QUANT_AVX2 = 1, K2QUANT_AVX512 = 2, K2QUANT_AVX512VNNI = 3 };
@@ -108,7 +108,7 @@ struct k2quant_expert {
     int32_t gate_type;
     int32_t up_type;
     int32_t down_type;
-    int32_t unused;
+    int32_t elsewhere; /* 1 where `gate` is NULL and another device multiplies it */
 };
 
 /* y [tokens, hidden] = the sum over experts of scale * down(silu(gate x) * up x), in the experts' order; with `add` 1

@@ -75,25 +75,39 @@ K2QUANT_API int k2quant_attend_heads(int isa, void* pool, const struct k2quant_a
 K2QUANT_API int k2quant_route(int isa, void* pool, const struct k2quant_router* router, const float* x, int64_t tokens,
                               float* normed, int64_t* ids, float* weights);
 
-/* A layer whose weights all stay where they are. Without a router it is dense: `norm`, then `experts` is one block. */
+/* One token's experts of a layer: y [hidden] = the sum of weights[i] * the expert ids[i] of `table` [experts] for x [hidden],
+ * and of `shared`, which may be NULL, last. Those without a `gate` are not here; with `leave_out` the ones that lie
+ * `elsewhere` are left out. outcome [3]: how many of the `used` were multiplied, how many others are not here, in which
+ * case nothing was computed, and nanoseconds. `used` is at most 64. */
+K2QUANT_API int k2quant_dispatch(int isa, void* pool, const float* x, int64_t hidden, const struct k2quant_expert* table,
+                                 int64_t experts, const int64_t* ids, const float* weights, int64_t used, int leave_out,
+                                 const struct k2quant_expert* shared, float* y, int64_t* outcome);
+
+/* A layer. Without a router it is dense: `norm`, then `experts` is one block. */
 struct k2quant_layer {
     const struct k2quant_attention* attention;
     const struct k2quant_router* router;    /* or NULL */
-    const struct k2quant_expert* experts;   /* [router->experts] */
+    const struct k2quant_expert* experts;   /* [router->experts]; those without a `gate` are not here */
     const struct k2quant_expert* shared;    /* every token goes to it with weight 1; or NULL */
     const float* norm;                      /* [hidden], of a dense layer */
     float eps;                              /* of `norm` */
     float unused;
 };
 
-/* One token, x [hidden], through `count` layers, each with its own cache; the other arguments are those of
- * k2quant_attend. `scratch` is of 2 * hidden floats. Out come each layer's experts, ids [count, most_used] (of a dense
- * layer nothing), and how long its attention, its router and its experts or dense block took: times_ns [count, 3].
- * Bits are those of the single calls. After an error x and the caches hold anything. */
-K2QUANT_API int k2quant_pass(int isa, void* pool, const struct k2quant_layer* layers, int64_t count, float* x,
-                             int64_t hidden, float* const* caches, int64_t capacity, int64_t position,
-                             const float* cosines, const float* sines, float* scratch, int64_t* ids, int64_t most_used,
-                             int64_t* times_ns);
+/* One token, x [hidden], through the layers from `first` on to `count`, each with its own cache; the other arguments are
+ * those of k2quant_attend. Bits are those of the single calls. After an error x and the caches hold anything.
+ *
+ * It ends in front of the experts of a layer of which one is not here, or of which one of the `guess` experts is not that
+ * the next layer's router would put first for the stream as it is then: *reached is that layer's number, else `count`.
+ * x is then the stream behind its attention, the first `hidden` floats of `scratch` its norm, and `weights` [most_used]
+ * those of its experts.
+ *
+ * `scratch` is of 3 * hidden floats. Out come each layer's experts, ids [count, most_used] (of a dense layer nothing), and
+ * how long its attention, its router and its experts or dense block took: times_ns [count, 3]. */
+K2QUANT_API int k2quant_pass(int isa, void* pool, const struct k2quant_layer* layers, int64_t count, int64_t first,
+                             float* x, int64_t hidden, float* const* caches, int64_t capacity, int64_t position,
+                             const float* cosines, const float* sines, float* scratch, int64_t* ids, float* weights,
+                             int64_t most_used, int64_t guess, int64_t* times_ns, int64_t* reached);
 
 /* out [tokens, cols] = x / sqrt(mean(x^2) + eps) * weight, each row by itself. out may be x. */
 K2QUANT_API int k2quant_rms_norm(int isa, void* pool, const float* x, const float* weight, int64_t tokens, int64_t cols,

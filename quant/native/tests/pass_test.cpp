@@ -63,9 +63,11 @@ struct Model {
 };
 
 struct Run {
-    std::vector<float> x = std::vector<float>(HIDDEN, 0.5f), scratch = std::vector<float>(2 * HIDDEN);
+    std::vector<float> x = std::vector<float>(HIDDEN, 0.5f), scratch = std::vector<float>(3 * HIDDEN);
     std::vector<float> cache[3];
     std::vector<int64_t> ids = std::vector<int64_t>(3 * USED, -1), times = std::vector<int64_t>(9, -1);
+    std::vector<float> weights = std::vector<float>(USED, -1);
+    int64_t reached = -1;
     float* caches[3];
 
     Run() {
@@ -74,9 +76,21 @@ struct Run {
             caches[i] = cache[i].data();
         }
     }
-    int pass(int isa, void* pool, const Model& model, int64_t position = 1, int64_t most_used = USED) {
-        return k2quant_pass(isa, pool, model.layers, 3, x.data(), HIDDEN, caches, CAPACITY, position, model.cosines,
-                            model.sines, scratch.data(), ids.data(), most_used, times.data());
+    int pass(int isa, void* pool, const Model& model, int64_t position = 1, int64_t most_used = USED, int64_t first = 0,
+             int64_t guess = 0) {
+        return k2quant_pass(isa, pool, model.layers, 3, first, x.data(), HIDDEN, caches, CAPACITY, position,
+                            model.cosines, model.sines, scratch.data(), ids.data(), weights.data(), most_used, guess,
+                            times.data(), &reached);
+    }
+    // What the caller does in front of whose experts a pass ended.
+    void do_experts(int isa, void* pool, const std::vector<k2quant_expert>& experts, const k2quant_expert* shared) {
+        std::vector<float> sum(HIDDEN);
+        int64_t outcome[3];
+        const int64_t* found = ids.data() + reached * USED;
+        CHECK(k2quant_dispatch(isa, pool, scratch.data(), HIDDEN, experts.data(), EXPERTS, found, weights.data(), USED, 0,
+                               shared, sum.data(), outcome) == K2QUANT_OK);
+        CHECK(outcome[0] == USED && outcome[1] == 0 && outcome[2] >= 0);
+        for (size_t k = 0; k < x.size(); ++k) x[k] += sum[k];
     }
     void step_by_step(int isa, void* pool, const Model& model) {
         std::vector<float> normed(HIDDEN), sum(HIDDEN), weights(USED + 1);
@@ -117,6 +131,76 @@ void a_pass_is_what_the_single_calls_make(int isa, int threads) {
     CHECK(std::vector<int64_t>(found.ids.begin() + USED, found.ids.end()) ==
           std::vector<int64_t>(expected.ids.begin() + USED, expected.ids.end()));
     for (int64_t time : found.times) CHECK(time >= 0);
+    CHECK(found.reached == 3);
+    k2quant_pool_close(isa, pool);
+}
+
+void a_pass_waits_for_what_is_not_here(int isa, int threads) {
+    void* pool = nullptr;
+    CHECK(k2quant_pool_open(isa, threads, 1, 0, &pool) == K2QUANT_OK);
+    Model model;
+    Run whole;
+    CHECK(whole.pass(isa, pool, model) == K2QUANT_OK);
+    const std::vector<k2quant_expert> all[] = {model.experts[0], model.experts[1], model.experts[2]};
+    // Of every expert of the last two layers: who is missing stops the pass where somebody wants it, or with a guess one
+    // layer before.
+    for (int layer = 1; layer < 3; ++layer) {
+        const int64_t* chosen = whole.ids.data() + layer * USED;
+        for (int64_t expert = 0; expert < EXPERTS; ++expert) {
+            const bool wanted = chosen[0] == expert || chosen[1] == expert || chosen[2] == expert;
+            for (int64_t guess : {int64_t{0}, USED}) {
+                model.experts[layer][expert] = {};
+                Run run;
+                CHECK(run.pass(isa, pool, model, 1, USED, 0, guess) == K2QUANT_OK);
+                CHECK(guess || run.reached == (wanted ? layer : 3));
+                if (run.reached < 3) {
+                    const int at = static_cast<int>(run.reached);
+                    CHECK(at == layer || (guess && at == layer - 1));
+                    model.experts[layer] = all[layer];
+                    run.do_experts(isa, pool, model.experts[at], model.layers[at].shared);
+                    CHECK(run.pass(isa, pool, model, 1, USED, run.reached + 1) == K2QUANT_OK);
+                }
+                CHECK(run.reached == 3 && run.x == whole.x);
+                model.experts[layer] = all[layer];
+            }
+        }
+    }
+    k2quant_pool_close(isa, pool);
+}
+
+void experts_are_multiplied_as_far_as_they_are_here(int isa) {
+    void* pool = nullptr;
+    CHECK(k2quant_pool_open(isa, 2, 1, 0, &pool) == K2QUANT_OK);
+    Model model;
+    const std::vector<k2quant_expert> all = model.experts[2];
+    std::vector<k2quant_expert> some = all;
+    const std::vector<float> x(HIDDEN, 0.5f), weights = {0.5f, 0.25f, 2.0f};
+    const int64_t ids[] = {4, 0, 6}, fewer[] = {4, 6};
+    const float fewer_weights[] = {0.5f, 2.0f};
+    std::vector<float> y(HIDDEN, 7), expected(HIDDEN, 7);
+    int64_t outcome[3];
+    const auto dispatch = [&](const k2quant_expert* table, int64_t count, const int64_t* of, const float* scales, int64_t used,
+                              int leave_out, float* to) {
+        return k2quant_dispatch(isa, pool, x.data(), HIDDEN, table, count, of, scales, used, leave_out, &model.shared, to,
+                                outcome);
+    };
+    some[0] = {};
+    CHECK(dispatch(some.data(), EXPERTS, ids, weights.data(), 3, 1, y.data()) == K2QUANT_OK);
+    CHECK(outcome[0] == 2 && outcome[1] == 1 && y == expected);  // nothing was touched
+    some[0].elsewhere = 1;
+    CHECK(dispatch(some.data(), EXPERTS, ids, weights.data(), 3, 0, y.data()) == K2QUANT_OK);
+    CHECK(outcome[0] == 2 && outcome[1] == 1 && y == expected);
+    CHECK(dispatch(some.data(), EXPERTS, ids, weights.data(), 3, 1, y.data()) == K2QUANT_OK);
+    CHECK(outcome[0] == 2 && outcome[1] == 0);
+    CHECK(dispatch(all.data(), EXPERTS, fewer, fewer_weights, 2, 0, expected.data()) == K2QUANT_OK);
+    CHECK(y == expected);
+    CHECK(dispatch(all.data(), EXPERTS, ids, weights.data(), 0, 0, y.data()) == K2QUANT_OK);
+    CHECK(outcome[0] == 0 && outcome[1] == 0);
+    const int64_t bad[] = {4, EXPERTS, 0}, negative[] = {-1, 0, 0};
+    CHECK(dispatch(all.data(), EXPERTS, bad, weights.data(), 3, 0, y.data()) == K2QUANT_BAD_ARGUMENT);
+    CHECK(dispatch(all.data(), EXPERTS, negative, weights.data(), 3, 0, y.data()) == K2QUANT_BAD_ARGUMENT);
+    CHECK(dispatch(all.data(), EXPERTS, ids, weights.data(), 65, 0, y.data()) == K2QUANT_BAD_ARGUMENT);
+    CHECK(dispatch(nullptr, EXPERTS, ids, weights.data(), 3, 0, y.data()) == K2QUANT_BAD_ARGUMENT);
     k2quant_pool_close(isa, pool);
 }
 
@@ -132,6 +216,10 @@ void what_does_not_fit_is_refused() {
     CHECK(refused(CAPACITY, USED));
     CHECK(refused(-1, USED));
     CHECK(refused(0, USED - 1));
+    for (int64_t first : {-1, 4}) {
+        Run run;
+        CHECK(run.pass(K2QUANT_PORTABLE, pool, model, 0, USED, first) == K2QUANT_BAD_ARGUMENT);
+    }
     model.layers[0].norm = nullptr;
     CHECK(refused(0, USED));
     model.layers[0].norm = model.numbers.some(HIDDEN);
@@ -148,8 +236,11 @@ void what_does_not_fit_is_refused() {
 int main() {
     for (int isa = K2QUANT_PORTABLE; isa <= K2QUANT_AVX512VNNI; ++isa) {
         for (int threads : {1, 3}) {
-            if (k2quant_isa_works(isa)) a_pass_is_what_the_single_calls_make(isa, threads);
+            if (!k2quant_isa_works(isa)) continue;
+            a_pass_is_what_the_single_calls_make(isa, threads);
+            a_pass_waits_for_what_is_not_here(isa, threads);
         }
+        if (k2quant_isa_works(isa)) experts_are_multiplied_as_far_as_they_are_here(isa);
     }
     what_does_not_fit_is_refused();
     std::puts("pass: ok");
