@@ -10,9 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from k2lite.card_placement import place_on_cards
 from k2lite.chat_format import ChatFormat
-from k2lite.config import ModelConfig
 from k2lite.config_gguf import config_from_gguf
 from k2lite.config_json import config_from_json
 from k2lite.engine_options import DEFAULT_KERNELS
@@ -23,13 +21,12 @@ from k2lite.load_gguf import load_weights
 from k2lite.load_nf4 import load_nf4_weights
 from k2lite.model import Model
 from k2lite.model_checkpoint import ModelCheckpoint
-from k2lite.ram_budget import context_tokens
 from k2lite.tokenizer import Tokenizer
-from k2lite.weights import Builder, WeightWatcher, build_model, float_tensor
+from k2lite.weights import build_model, float_tensor
 from offload.memory_options import MemoryOptions
 from offload.probe_host import usable_cores
 from quant.checkpoint.checkpoint import Checkpoint
-from quant.errors import CheckpointError, GgufError, K2Error, RequestError, UnsupportedError
+from quant.errors import CheckpointError, GgufError, K2Error, UnsupportedError
 from quant.files.paths import is_folder
 from quant.gguf.gguf_file import GgufFile
 from quant.kernels import Kernels, make_kernels
@@ -134,30 +131,14 @@ def _main_type(file: GgufFile) -> str:
 def _load_nf4(
     path: Path, kernels: Kernels, stack: ExitStack, progress: ByteProgress, memory: MemoryOptions
 ) -> LoadedModel:
-    if memory.cards and replace(memory, cards=(), context_tokens=None) != MemoryOptions():
-        raise UnsupportedError(
-            f"{path} is a folder, whose experts stay in RAM as a whole beside cards: leave out --ram-budget and "
-            "--mirror, or leave out --devices, or make a GGUF file of it (k2lite quantize)"
-        )
     with Nf4Folder(path) as folder:
         config = config_from_json(folder.config, name=path.resolve().name)
         tokenizer = Tokenizer.from_folder(path)
-        weights = load_nf4_weights(folder, config, memory, progress, isinstance(kernels, WeightWatcher))
-    builders = _layers_on_cards(weights.tensors, config, memory, kernels) if memory.cards else []
-    model = build_model(config, FloatTensors(weights.tensors), kernels, weights.make_experts, builders)
+        weights = load_nf4_weights(folder, config, kernels, memory, progress)
+    model = build_model(config, FloatTensors(weights.tensors), kernels, weights.make_experts, weights.builders)
     stack.callback(model.close)
     info = _info(config.name, model, tokenizer, weights.total_bytes, "NF4", read_stated_sampling(path))
     return _assemble(model, tokenizer, info, CheckpointError)
-
-
-def _layers_on_cards(
-    tensors: Mapping[str, QuantizedTensor], config: ModelConfig, memory: MemoryOptions, kernels: Kernels
-) -> list[Builder]:
-    """Who makes each layer of an NF4 folder, whose experts stay in RAM. Raises RequestError when none has room."""
-    on_cards = place_on_cards(tensors, config, memory.cards, context_tokens(config, memory))
-    if not on_cards.has_layers:
-        raise RequestError("--devices has no effect: no card has room for a layer with its cache; leave it out")
-    return on_cards.builders(config, kernels)
 
 
 def _load_checkpoint(

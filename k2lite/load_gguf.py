@@ -78,13 +78,13 @@ def load_weights(
     in_ram = WeightBytes(total - on_cards.resident_bytes, resident - on_cards.resident_bytes)
     cached = on_cards.layers_in_ram(config)
     watched = isinstance(kernels, WeightWatcher)
-    placement = place(in_ram, config, slabs, memory, watched, cached, on_cards.chunk_tokens, on_cards.sending)
+    placement = place(in_ram, config, lambda: slabs, memory, watched, cached, on_cards.chunk_tokens, on_cards.sending)
     on_cards = replace(on_cards, chunk_tokens=placement.chunk_tokens)
     builders = on_cards.builders(config, kernels)
     if placement.slot_bytes is None:
         # What is watched may be larger, and would push itself out.
         roomy = total <= default_budget(config, memory, cached)
-        model = build_model(config, GgufTensors(file), kernels, _mapped(config, slabs, on_cards, roomy), builders)
+        model = build_model(config, GgufTensors(file), kernels, mapped(config, slabs, on_cards, roomy), builders)
         if roomy:
             # Without cards experts come in the background: an answer can begin before all are there.
             names = [name for name in file.tensors if memory.cards or not is_expert_tensor(name)]
@@ -98,8 +98,8 @@ def load_weights(
     return model
 
 
-def _mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_up: bool) -> MakeExperts:
-    """Mapped experts, brought into memory in the background, and with cards if there are some."""
+def mapped(config: ModelConfig, slabs: SlabMap, on_cards: CardPlacement, warm_up: bool) -> MakeExperts:
+    """Experts that lie in memory, with cards if there are some; `warm_up` to bring them there in the background."""
 
     def make(reader: WeightReader, routers: Mapping[int, Choice], kernels: Kernels) -> Experts:
         layers = mapped_layers(reader, routers)

@@ -1,6 +1,7 @@
-"""Where the routed experts of an NF4 folder lie, and in which type each tensor is kept in memory."""
+"""In which type each tensor of an NF4 folder is kept in memory, and where its routed experts lie."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,18 +35,32 @@ def nf4_slabs(folder: Nf4Folder, config: ModelConfig) -> SlabMap:
     return SlabMap(layers)
 
 
-def nf4_sizes(folder: Nf4Folder, config: ModelConfig) -> dict[str, int]:
-    """Bytes in memory of every tensor, by its GGUF name. Raises CheckpointError."""
-    return {layout.name: bytes_in_memory(layout, type_in_memory(folder, layout)) for layout in tensor_layouts(config)}
+@dataclass(frozen=True)
+class MemoryTensor:
+    """A tensor as memory will have it."""
+
+    layout: TensorLayout
+    type: BlockType
+
+    @property
+    def weights(self) -> int:
+        """How many."""
+        return math.prod(self.layout.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of them all."""
+        return self.type.nbytes(self.layout.shape)
 
 
-def bytes_in_memory(layout: TensorLayout, kind: BlockType) -> int:
-    return math.prod(layout.shape[:-1]) * kind.row_bytes(layout.shape[-1])
+def nf4_tensors(folder: Nf4Folder, config: ModelConfig) -> dict[str, MemoryTensor]:
+    """Every tensor of the model, by its GGUF name. Reads nothing. Raises CheckpointError."""
+    return {layout.name: MemoryTensor(layout, _type_in_memory(folder, layout)) for layout in tensor_layouts(config)}
 
 
 def _matrices(folder: Nf4Folder, layout: TensorLayout, tables: dict[bytes, np.ndarray]) -> ExpertMatrices | None:
     """None where the parts would have to be decoded. `tables` keeps one of all that are equal."""
-    kind, entries = type_in_memory(folder, layout), entries_of(folder, layout)
+    kind, entries = _type_in_memory(folder, layout), entries_of(folder, layout)
     experts, rows, cols = layout.shape
     nf4 = [entry for entry in entries if isinstance(entry, Nf4Entry)]
     if kind == NF4 and len(nf4) == len(entries):
@@ -88,7 +103,7 @@ def entries_of(folder: Nf4Folder, layout: TensorLayout) -> list[Entry]:
     return entries
 
 
-def type_in_memory(folder: Nf4Folder, layout: TensorLayout) -> BlockType:
+def _type_in_memory(folder: Nf4Folder, layout: TensorLayout) -> BlockType:
     """The type in which all parts can lie as they are stored, F32 where there is none."""
     forms = {_form(entry) for entry in entries_of(folder, layout)}
     return block_type("F32") if layout.transform is not None or len(forms) > 1 else forms.pop()

@@ -1,14 +1,12 @@
 """Which model a plan is made for: a file, a folder, a config.json, or a family by name, before anything is there."""
 
-import math
 from pathlib import Path
 
 from k2lite.config_json import config_from_json
 from k2lite.model_bytes import SizedTensor, model_bytes, model_bytes_of_config, model_bytes_of_file
-from k2lite.nf4_experts import nf4_sizes
+from k2lite.nf4_experts import nf4_tensors
 from k2lite.synth.families import published_shapes
 from k2lite.synth.shapes import Shape, shape_of
-from k2lite.tensor_layout import tensor_layouts
 from offload.model_bytes import ModelBytes
 from quant.errors import RequestError
 from quant.files.bounded_json import read_json_object
@@ -48,10 +46,9 @@ def _of_nf4(folder: Path, recipe_name: str | None) -> ModelBytes:
     _refuse_type(folder, recipe_name)
     with Nf4Folder(folder) as opened:
         config = config_from_json(opened.config, name=folder.resolve().name)
-        sizes = nf4_sizes(opened, config)
-    weights = {layout.name: math.prod(layout.shape) for layout in tensor_layouts(config)}
-    tensors = [SizedTensor(name, weights[name], nbytes) for name, nbytes in sizes.items()]
-    return model_bytes(tensors, config, config.name)
+        tensors = nf4_tensors(opened, config)
+    sized = [SizedTensor(name, tensor.weights, tensor.nbytes) for name, tensor in tensors.items()]
+    return model_bytes(sized, config, config.name)
 
 
 def _refuse_type(path: Path, recipe_name: str | None) -> None:

@@ -46,7 +46,7 @@ class WeightBytes:
 def place(
     weights: WeightBytes,
     config: ModelConfig,
-    slabs: SlabMap,
+    slabs: Callable[[], SlabMap],
     memory: MemoryOptions,
     watched: bool = False,
     cached_layers: int | None = None,
@@ -57,6 +57,7 @@ def place(
 
     Weights that are `watched` must not come and go: they are mapped, whatever that costs. `cached_layers` of the layers
     have their cache in RAM, all unless given. Real `cards` have buffers for chunks of `card_chunk_tokens`.
+    `slabs` is called only where it is no matter of course that all fit.
     """
     given = memory.ram_budget_bytes
     budget = default_budget(config, memory, cached_layers) if given is None else given
@@ -67,13 +68,13 @@ def place(
     chunk = prompt.longest_chunk(budget, card_chunk_tokens or LARGEST_CHUNK_TOKENS)
     total, resident = weights.total, weights.resident
     fits = total <= budget if given is None else total + prompt.bytes_of(DEFAULT_CHUNK_TOKENS) <= left
-    if fits or watched or not slabs.layers:
+    if fits or watched or not slabs().layers:
         _check_mapped(total, budget, memory)
         while given is not None and chunk > ATTENTION_TOKENS and total + prompt.bytes_of(chunk) > left:
             chunk -= ATTENTION_TOKENS
         return Placement(None, chunk)
     buffers = prompt.bytes_of(chunk)
-    smallest = layout_of(slabs, config.experts_per_token).smallest_budget_bytes
+    smallest = layout_of(slabs(), config.experts_per_token).smallest_budget_bytes
     needed = resident + buffers + smallest
     if left < needed:
         raise RequestError(

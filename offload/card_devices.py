@@ -99,12 +99,12 @@ def fitted(card: PoolCard) -> tuple[PoolCard, str | None]:
 
 
 def block_kernels() -> CardKernels:
-    """The kernels of real cards, for experts. Raises UnsupportedError where they cannot be had."""
+    """The kernels of real cards, for blocks. Raises UnsupportedError where they cannot be had."""
     return make_card_kernels("triton")
 
 
 def card_kernels(types: Iterable[BlockType] = ()) -> CardKernels:
-    """The same for layers, which may have weights that are plain floats too, and NF4 where that is among `types`."""
+    """The same for layers and experts, which may be plain floats too, and NF4 where that is among `types`."""
     kernels = CardFloats(block_kernels())
     if NF4 not in types:
         return kernels
@@ -123,7 +123,8 @@ def _virtual(card: PoolCard, table: SlotTable, slabs: SlabMap, multiplier: Multi
 
 
 def _cuda(card: PoolCard, table: SlotTable, slabs: SlabMap, multiplier: Multiplier) -> PoolDevice:
-    return KernelCard(card.name, card.device, table.classes, table.slots, slabs.layers, block_kernels())
+    kernels = card_kernels({part.type for layer in slabs.layers.values() for part in layer.parts})
+    return KernelCard(card.name, card.device, table.classes, table.slots, slabs.layers, kernels)
 
 
 _DEVICES: dict[str, Callable[[PoolCard, SlotTable, SlabMap, Multiplier], PoolDevice]] = {

@@ -41,6 +41,16 @@ class CardLink:
         self._copy(pieces, to_card=False)
 
     @contextmanager
+    def copying(self) -> Iterator[None]:
+        """What is queued in this block goes among this link's copies, and is done when the block ends."""
+        if not self._is_card:
+            yield
+            return
+        with torch.cuda.device(self._device), torch.cuda.stream(self._background):
+            yield
+            self._background.synchronize()
+
+    @contextmanager
     def computing(self) -> Iterator[None]:
         """What is queued in this block goes behind what was queued on the device before, and beside other copies."""
         if not self._is_card:

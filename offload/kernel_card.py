@@ -2,25 +2,30 @@
 
 Which device that is does not matter here: the same code runs on the processor's memory, where there is nothing to wait
 for. A slot of a card is as large as one in RAM, but its matrices begin at fixed places, so that a table of slots is
-written once.
+written once. NF4 is laid out anew when it comes to a slot, on the card, whose memory is fast: the library that
+multiplies it takes codes and factors in one run each (quant.nf4.values.set_apart). To copy them for every product would
+take more time than the product; so an expert pays once for its stay.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from offload.card_errors import card_errors
+from offload.card_layout import SlotMatrix, places_in_ram, slot_matrices
 from offload.card_link import CardLink
 from offload.card_sending import STAGED, CardSending
-from offload.drive import BLOCK_BYTES
 from offload.multiply import CardWork, ExpertBytes
 from offload.pool import AddResult, Share
 from offload.slabs import LayerSlabs
 from offload.slots import ExpertKey, SizeClass, Slot
 from quant.errors import StoreError
-from quant.kernels.card import ALIGNMENT, CardKernels, SlotTable
+from quant.kernels.card import ALIGNMENT, CardKernels, CardTensor, SlotTable
+from quant.kernels.card_one_by_one import CardExpert, experts_one_by_one
+from quant.nf4.values import NF4, put_together, set_apart
 
 
 class KernelCard:
@@ -55,8 +60,13 @@ class KernelCard:
         # Promotions are copied in another thread than what is sent: each way has staging of its own.
         self._link = CardLink(device, max(self._sizes))
         self.sending = CardSending(name, self, CardLink(device, max(self._sizes)), self._slots)
-        self._places = {layer: _places(slabs) for layer, slabs in self._layers.items()}
-        self._tables = {layer: self._table(slabs) for layer, slabs in self._layers.items()}
+        grouped = {layer: _is_grouped(slabs, kernels) for layer, slabs in self._layers.items()}
+        self._matrices = {layer: slot_matrices(slabs, not grouped[layer]) for layer, slabs in self._layers.items()}
+        # Of layers whose experts are multiplied in one call. For the others, what is in slots that were used before:
+        # one for all layers whose experts are alike.
+        self._tables = {layer: self._table(layer) for layer in self._layers if grouped[layer]}
+        experts: dict[tuple[SlotMatrix, ...], dict[int, CardExpert]] = {}
+        self._known = {layer: experts.setdefault(found, {}) for layer, found in self._matrices.items()}
         self._slot_of = {
             layer: torch.full((slabs.experts,), -1, dtype=torch.int32, device=device)
             for layer, slabs in self._layers.items()
@@ -68,8 +78,11 @@ class KernelCard:
 
     def download(self, key: ExpertKey, source: Slot, target: np.ndarray) -> None:
         """See PoolDevice.download."""
-        with card_errors(self.name):
-            self._link.download([(self._bytes(source, where), target[to]) for to, where in self._parts(key)])
+        places = places_in_ram(self._layers[key[0]], key[1])
+        with card_errors(self.name), self._link.copying():
+            matrices = self._matrices[key[0]]
+            found = [part for matrix in matrices for part in _parts(matrix, self._as_in_ram(source, matrix))]
+            self._link.download([(data, target[to]) for data, to in zip(found, places, strict=True)])
 
     def begin(self, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin. Products are queued and go on while the processor multiplies something else."""
@@ -93,13 +106,13 @@ class KernelCard:
         return add_result
 
     def share(self, layer: int) -> Share | None:
-        """See PoolDevice.share. None where it has no slots for the layer's experts."""
-        if not self._slots[self.class_of(layer)]:
+        """See PoolDevice.share. None without slots for the layer's experts, or where only the host can launch them."""
+        table, slot_of = self._tables.get(layer), self._slot_of[layer]
+        if table is None or not self._slots[self.class_of(layer)]:
             return None
-        slot_of = self._slot_of[layer]
 
         def sum_of_those_here(x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-            return self._kernels.experts(x, self._tables[layer], slot_of[ids], weights)
+            return self._kernels.experts(x, table, slot_of[ids], weights)
 
         return sum_of_those_here
 
@@ -115,13 +128,16 @@ class KernelCard:
 
     def copy(self, link: CardLink, key: ExpertKey, source: ExpertBytes, target: Slot) -> None:
         """See SlotMemory.copy."""
-        if isinstance(source, tuple):
-            places = [slice(start, start + len(part)) for start, part in zip(self._places[key[0]], source, strict=True)]
-            parts = list(zip(source, places, strict=True))
-        else:
-            parts = [(source[where], to) for where, to in self._parts(key)]
-        with card_errors(self.name):
-            link.upload([(part, self._bytes(target, to)) for part, to in parts])
+        if not isinstance(source, tuple):
+            gate, up, down = (source[where] for where in places_in_ram(self._layers[key[0]], key[1]))
+            source = gate, up, down
+        with card_errors(self.name), link.copying():
+            matrices = [(matrix, self._bytes(target, matrix)) for matrix in self._matrices[key[0]]]
+            places = [part for matrix, data in matrices for part in _parts(matrix, data)]
+            link.upload(list(zip(source, places, strict=True)))
+            for matrix, data in matrices:
+                if matrix.type == NF4:
+                    data.copy_(set_apart(data))
 
     def multiply(self, link: CardLink, x: Tensor, works: Sequence[CardWork], total: Tensor) -> None:
         """See SlotMemory.multiply."""
@@ -132,26 +148,25 @@ class KernelCard:
 
     def _sums(self, layer: int, x: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
         """Queue a product: x [T, hidden] on the card, `slots` and `scales` [T, k] on the host -> [T, hidden]."""
-        return self._kernels.experts(x, self._tables[layer], self._link.given(slots), self._link.given(scales))
+        given, table = self._link.given, self._tables.get(layer)
+        if table is not None:
+            return self._kernels.experts(x, table, given(slots), given(scales))
+        return experts_one_by_one(self._kernels, x, partial(self._expert, layer), slots, scales, given)
 
     def close(self) -> None:
         """See PoolDevice.close."""
         self.sending.close()
-        self._tables = {}
+        self._tables, self._known = {}, {}
         self._arena = torch.empty(0, dtype=torch.uint8)
 
-    def _parts(self, key: ExpertKey) -> list[tuple[slice, slice]]:
-        """Where an expert's stacked parts lie in a slot in RAM, and where in one of this card."""
-        parts, start = [], 0
-        for part in self._layers[key[0]].parts:
-            first = start + part.start(key[1]) % BLOCK_BYTES
-            parts.append((slice(first, first + part.slab_bytes), slice(start, start + part.slab_bytes)))
-            start += part.room_bytes
-        return parts
+    def _as_in_ram(self, slot: Slot, matrix: SlotMatrix) -> Tensor:
+        """The bytes of a matrix as RAM has them."""
+        data = self._bytes(slot, matrix)
+        return put_together(data) if matrix.type == NF4 else data
 
-    def _bytes(self, slot: Slot, where: slice) -> Tensor:
-        start = self._start(slot)
-        return self._arena[start + where.start : start + where.stop]
+    def _bytes(self, slot: Slot, matrix: SlotMatrix) -> Tensor:
+        start = self._start(slot) + matrix.place
+        return self._arena[start : start + matrix.nbytes]
 
     def _start(self, slot: Slot) -> int:
         """Where a slot begins; those behind the last of its size are for experts that are sent."""
@@ -160,27 +175,36 @@ class KernelCard:
             return int(self._staging) + staged * max(self._sizes)
         return int(self._starts[slot.size_class]) + slot.index * self._sizes[slot.size_class]
 
-    def _table(self, slabs: LayerSlabs) -> SlotTable:
+    def _table(self, layer: int) -> SlotTable:
         """The slots of a layer's size as its kernels see them."""
-        size_class, down = self._sizes.index(slabs.slot_bytes), slabs.parts[-1]
-        count = self._slots[size_class] + STAGED
+        size_class, matrices = self.class_of(layer), self._matrices[layer]
+        count, down = self._slots[size_class] + STAGED, matrices[-1]
         starts = torch.tensor([self._start(Slot(size_class, index)) for index in range(count)])
         return SlotTable(
             arena=self._arena,
-            table=(starts[:, None] + torch.tensor(_places(slabs))).to(self._device),
-            gate_up=slabs.parts[0].type,
+            table=(starts[:, None] + torch.tensor([matrix.place for matrix in matrices])).to(self._device),
+            gate_up=matrices[0].type,
             down=down.type,
-            ff=down.shape[2],
-            hidden=down.shape[1],
+            ff=down.shape[1],
+            hidden=down.shape[0],
         )
 
+    def _expert(self, layer: int, index: int) -> CardExpert:
+        """What is in a slot. Whoever that is, and of whichever layer alike, the matrices are in the same places."""
+        known = self._known[layer]
+        if index not in known:
+            slot, matrices = Slot(self.class_of(layer), index), self._matrices[layer]
+            known[index] = CardExpert(*(CardTensor(m.type, m.shape, self._bytes(slot, m)) for m in matrices))
+        return known[index]
 
-def _places(slabs: LayerSlabs) -> tuple[int, int, int]:
-    """Where gate, up and down begin in a slot of a card."""
-    rooms = [part.room_bytes for part in slabs.parts]
-    if len(rooms) == 3:
-        return 0, rooms[0], rooms[0] + rooms[1]
-    return 0, slabs.parts[0].slab_bytes // 2, rooms[0]  # gate above up in one part
+
+def _parts(matrix: SlotMatrix, data: Tensor) -> list[Tensor]:
+    """Gate, up or down, or gate and up, out of a matrix's bytes."""
+    return list(data.view(matrix.parts, -1))
+
+
+def _is_grouped(slabs: LayerSlabs, kernels: CardKernels) -> bool:
+    return all(kernels.serves_experts(part.type) for part in slabs.parts)
 
 
 def _check_served(layer: int, slabs: LayerSlabs, kernels: CardKernels) -> None:
@@ -191,7 +215,8 @@ def _check_served(layer: int, slabs: LayerSlabs, kernels: CardKernels) -> None:
         raise StoreError(
             f"cards cannot multiply the {', '.join(unserved)} experts of layer {layer}: leave out --devices"
         )
-    if types[0] != types[-2] or any(place % ALIGNMENT for place in _places(slabs)):
+    matrices = slot_matrices(slabs, not _is_grouped(slabs, kernels))
+    if types[0] != types[-2] or any(matrix.place % ALIGNMENT for matrix in matrices):
         raise StoreError(f"cards cannot take the experts of layer {layer} as they lie: leave out --devices")
 
 

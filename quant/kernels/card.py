@@ -23,7 +23,10 @@ ALIGNMENT = 32  # of every matrix in a card's memory, as in the file
 
 @dataclass(frozen=True, eq=False)
 class CardTensor(RowShaped):
-    """Weights as bytes on a device: `data` is 1-D contiguous uint8 whose address is a multiple of 32."""
+    """Weights as bytes on a device: `data` is 1-D contiguous uint8 whose address is a multiple of 32.
+
+    NF4's codes and factors lie apart: see quant.nf4.values.set_apart.
+    """
 
     type: BlockType
     shape: tuple[int, ...]
@@ -91,12 +94,16 @@ class SlotTable:
 class CardKernels(Protocol):
     """Products on quantized bytes in a card's memory. Activations are float32 or bfloat16, results float32.
 
-    Every method raises UnsupportedError for a type that `serves` denies, ValueError or TypeError for shapes, dtypes
-    or devices that do not fit together. Results do not depend on what else runs: no sum is taken by atomics.
+    Every method raises UnsupportedError for a type that `serves` or `serves_experts` denies, ValueError or TypeError
+    for shapes, dtypes or devices that do not fit together. Results do not depend on what else runs: no sum is taken by
+    atomics.
     """
 
     def serves(self, block: BlockType) -> bool:
-        """Whether weights of this type can be multiplied."""
+        """Whether weights of this type can be multiplied, by `linear` and its like."""
+
+    def serves_experts(self, block: BlockType) -> bool:
+        """Whether `experts` takes them too. For other types there is quant.kernels.card_one_by_one."""
 
     def linear(self, x: Tensor, w: CardTensor) -> Tensor:
         """x [T, cols], w [rows, cols] -> x @ w.T, [T, rows]."""
@@ -117,11 +124,10 @@ class CardKernels(Protocol):
 
 
 def upload(w: QuantizedTensor, device: torch.device) -> CardTensor:
-    """A copy of the weights in the device's memory. NF4 lies there with all factors in front of all codes."""
+    """A copy of the weights in the device's memory. NF4 lies there as `set_apart` has it."""
     data = torch.empty(w.nbytes, dtype=torch.uint8, device=device)
-    source = set_apart(w.data) if w.type == NF4 else w.data
-    data.copy_(torch.from_numpy(source if source.flags.writeable else source.copy()))
-    return CardTensor(w.type, w.shape, data)
+    data.copy_(torch.from_numpy(w.data if w.data.flags.writeable else w.data.copy()))
+    return CardTensor(w.type, w.shape, set_apart(data) if w.type == NF4 else data)
 
 
 def _triton() -> CardKernels:

@@ -29,7 +29,7 @@ def check_experts(kernels: CardKernels, x: Tensor, experts: SlotTable, slots: Te
     """x [T, hidden], slots and weights [T, k] against the table's layout."""
     _check_activations(x, 2, experts.arena)
     for block in (experts.gate_up, experts.down):
-        if not kernels.serves(block):
+        if not kernels.serves_experts(block):
             raise UnsupportedError(_unserved(block))
     if x.shape[1] != experts.hidden:
         raise ValueError(f"x {tuple(x.shape)} does not fit experts whose hidden size is {experts.hidden}")

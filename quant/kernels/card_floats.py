@@ -14,7 +14,7 @@ _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class CardFloats:
-    """See CardKernels. Experts must be of the other kernels' types."""
+    """See CardKernels. Its `experts` are the other kernels'."""
 
     def __init__(self, blocks: CardKernels) -> None:
         self._blocks = blocks
@@ -22,6 +22,10 @@ class CardFloats:
     def serves(self, block: BlockType) -> bool:
         """See CardKernels.serves."""
         return block.name in _FLOATS or self._blocks.serves(block)
+
+    def serves_experts(self, block: BlockType) -> bool:
+        """See CardKernels.serves_experts."""
+        return self._blocks.serves_experts(block)
 
     def linear(self, x: Tensor, w: CardTensor) -> Tensor:
         """See CardKernels.linear."""

@@ -18,6 +18,10 @@ class ReferenceCardKernels:
         """See CardKernels.serves."""
         return block in BLOCK_TYPES
 
+    def serves_experts(self, block: BlockType) -> bool:
+        """See CardKernels.serves_experts."""
+        return self.serves(block)
+
     def linear(self, x: Tensor, w: CardTensor) -> Tensor:
         """See CardKernels.linear."""
         check_linear(self, x, w)

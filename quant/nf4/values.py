@@ -40,6 +40,8 @@ _CODE_BYTES = BLOCK // 2
 # How k2lite keeps NF4 in memory: each block's float32 factor, then its 32 bytes of codes. No GGUF file has this type.
 NF4 = BlockType("NF4", -1, BLOCK, _FACTOR_BYTES + _CODE_BYTES)
 
+_BLOCK_WORDS = NF4.block_bytes // 4
+
 # Weights that are encoded or decoded at a time: with all that they become they stay in a core's cache.
 _CHUNK = 1 << 17
 
@@ -104,14 +106,26 @@ def to_blocks(codes: np.ndarray, factors: np.ndarray, blocks: np.ndarray) -> Non
 
 def apart(data: Tensor) -> tuple[Tensor, Tensor]:
     """Whole blocks as cards have them, uint8 [n]: views of all factors, float32, and of all codes, uint8."""
-    count = data.numel() // NF4.block_bytes
-    return data[: _FACTOR_BYTES * count].view(torch.float32), data[_FACTOR_BYTES * count :]
+    codes_end = data.numel() // NF4.block_bytes * _CODE_BYTES
+    return data[codes_end:].view(torch.float32), data[:codes_end]
 
 
-def set_apart(blocks: np.ndarray) -> np.ndarray:
-    """Whole blocks, uint8 -> the same bytes, all factors in front of all codes."""
-    parts = blocks.reshape(-1, NF4.block_bytes)
-    return np.concatenate((parts[:, :_FACTOR_BYTES].reshape(-1), parts[:, _FACTOR_BYTES:].reshape(-1)))
+def set_apart(blocks: Tensor) -> Tensor:
+    """Whole blocks, uint8 [n] on a multiple of four bytes -> the same bytes, all codes in front of all factors.
+
+    Codes come first since they are read many bytes at a time: they begin where the whole matrix does.
+    """
+    words = blocks.view(torch.int32).view(-1, _BLOCK_WORDS)
+    return torch.cat((words[:, 1:].reshape(-1), words[:, 0])).view(torch.uint8)
+
+
+def put_together(data: Tensor) -> Tensor:
+    """Undo `set_apart`."""
+    factors, codes = apart(data)
+    words = torch.empty(len(factors), _BLOCK_WORDS, dtype=torch.int32, device=data.device)
+    words[:, 0] = factors.view(torch.int32)
+    words[:, 1:] = codes.view(torch.int32).view(-1, _BLOCK_WORDS - 1)
+    return words.view(-1).view(torch.uint8)
 
 
 def decode_blocks(blocks: np.ndarray) -> Tensor:

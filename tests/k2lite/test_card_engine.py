@@ -171,9 +171,8 @@ def test_a_failed_recording_is_told_with_the_experts_state(
 class SlowProcessor:
     """A loaded model on two cards, beside a processor that multiplies next to nothing, with what it sends ahead."""
 
-    def __init__(self, path: Path, ram_share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-        memory = MemoryOptions(budget_of(path, ram_share), CARDS, context_tokens=CONTEXT)
-        self.loaded = load_model(path, threads=2, memory=memory)
+    def __init__(self, path: Path, budget: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loaded = load_model(path, threads=2, memory=MemoryOptions(budget, CARDS, context_tokens=CONTEXT))
         self.tiers: Tiers = self.loaded.model._experts._tiers  # type: ignore[attr-defined]
         speeds = self.tiers.speeds.speeds
         self.tiers.speeds = MeasuredSpeeds(replace(speeds, cpu_bytes_per_s=1e6, cpu_flops=1e6))
@@ -205,7 +204,7 @@ class SlowProcessor:
 def test_the_next_layers_experts_come_ahead_into_slots_that_are_lent(
     two_cards: int, path: Path, expected: Tensor, ram_share: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = SlowProcessor(path, ram_share, monkeypatch)
+    machine = SlowProcessor(path, budget_of(path, ram_share), monkeypatch)
     residency = machine.tiers.residency
     try:
         for _ in range(3):

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from k2lite.demo.prepare import prepare_demo_model
+from k2lite.quantize.nf4 import nf4_job
 from k2lite.quantize.options import QuantizeOptions
 from k2lite.quantize.quantize import quantize
-from tests.offload.tiny_models import TinyModel
+from quant.convert.job import convert
+from tests.offload.tiny_models import TinyModel, TinyNf4Model
 from tests.tiny import write_checkpoint
 
 
@@ -29,6 +31,17 @@ def demo_file() -> Path:
 @pytest.fixture(scope="session")
 def k2(k2_file: Path) -> Iterator[TinyModel]:
     model = TinyModel(k2_file)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def nf4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyNf4Model]:
+    folder = tmp_path_factory.mktemp("nf4")
+    write_checkpoint(folder / "k2", "k2", layers=3, experts=16)
+    with nf4_job(folder / "k2", folder / "nf4") as planned:
+        convert(planned.job, threads=1, verify=False)
+    model = TinyNf4Model(folder / "nf4")
     yield model
     model.close()
 

@@ -18,7 +18,7 @@ from k2lite.load import FloatTensors
 from k2lite.load_gguf import GgufTensors, guess_of
 from k2lite.load_nf4 import read_nf4_tensors
 from k2lite.model import Model
-from k2lite.nf4_experts import nf4_slabs
+from k2lite.nf4_experts import nf4_slabs, nf4_tensors
 from k2lite.weights import TensorSource, WeightReader, build_model, mapped_layers
 from offload.build import layout_of, mapped_experts_with_cards, paged_experts
 from offload.card_devices import PoolCard
@@ -135,7 +135,8 @@ class TinyNf4Model(TinyModel):
         folder = self._folder = Nf4Folder(path)
         self.kernels = with_nf4(self.kernels)
         self.config = config_from_json(folder.config, name="tiny")
-        self.source = FloatTensors(read_nf4_tensors(folder, self.config, lambda done, total: None)[0])
+        wanted = nf4_tensors(folder, self.config)
+        self.source = FloatTensors(read_nf4_tensors(folder, self.config, wanted, lambda done, total: None))
         return folder
 
     def _slabs(self) -> SlabMap:

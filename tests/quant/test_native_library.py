@@ -77,7 +77,7 @@ def test_another_library_is_refused() -> None:
 
 def test_a_library_with_another_interface_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_library, "INTERFACE", 99)
-    with pytest.raises(LibraryError, match="has interface 4, but 99 is needed: build it"):
+    with pytest.raises(LibraryError, match="has interface 5, but 99 is needed: build it"):
         NativeLibrary(LIBRARY)
 
 

@@ -33,6 +33,10 @@ class TritonKernels:
         """See CardKernels.serves."""
         return block in DECODERS
 
+    def serves_experts(self, block: BlockType) -> bool:
+        """See CardKernels.serves_experts."""
+        return self.serves(block)
+
     def linear(self, x: Tensor, w: CardTensor) -> Tensor:
         """See CardKernels.linear."""
         check_linear(self, x, w)

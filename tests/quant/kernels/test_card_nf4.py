@@ -8,7 +8,7 @@ from quant.encode.decode import dequantize
 from quant.errors import UnsupportedError
 from quant.kernels.card import CardTensor, make_card_kernels, upload
 from quant.kernels.card_nf4 import CardNf4
-from quant.nf4.values import NF4, apart, encode_nf4, set_apart, to_blocks
+from quant.nf4.values import NF4, apart, encode_nf4, put_together, set_apart, to_blocks
 from quant.tensor import QuantizedTensor
 from tests.quant.kernels.card_samples import random, relative_error
 
@@ -62,7 +62,10 @@ def test_other_types_go_to_the_other_kernels(kernels: CardNf4) -> None:
 
 def test_blocks_are_the_same_bytes_apart() -> None:
     w = sample(3, 128)
-    factors, codes = apart(torch.from_numpy(set_apart(w.data)))
+    data = set_apart(torch.from_numpy(w.data))
+    factors, codes = apart(data)
+    assert codes.data_ptr() == data.data_ptr()
+    assert np.array_equal(put_together(data).numpy(), w.data)
     blocks = w.data.reshape(-1, NF4.block_bytes)
     assert factors.tolist() == np.ascontiguousarray(blocks[:, :4]).view(np.float32).flatten().tolist()
     assert np.array_equal(codes.numpy(), blocks[:, 4:].flatten())
