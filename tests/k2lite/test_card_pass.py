@@ -24,7 +24,7 @@ from quant.kernels import make_kernels
 from quant.kernels.card import make_card_kernels
 from quant.kernels.card_floats import CardFloats
 from tests.k2lite.fake_driver import DriverRecorder, FakeDriver
-from tests.k2lite.simulated_cards import simulate_cards
+from tests.k2lite.simulated_cards import buffer_bytes, simulate_cards
 from tests.k2lite.test_card_engine import CARDS, CONTEXT, budget_of, close_to
 from tests.k2lite.test_cards import FAMILIES, logits, tiny_file
 from tests.k2lite.test_recording import BrokenRecorder, OperationRecorder
@@ -94,7 +94,7 @@ def test_experts_on_two_cards_in_ram_and_on_the_drive(
     chunks = (60, *[1] * 100)
     expected = logits(plain.model, ids, chunks)
     plain.close()
-    simulate_cards(monkeypatch, 2, path.stat().st_size // 3)
+    simulate_cards(monkeypatch, 2, path.stat().st_size // 3, buffer_bytes(path, CONTEXT))
     driver = FakeDriver()
     monkeypatch.setattr("k2lite.card_placement.recorder_for", lambda device: DriverRecorder(driver))
     model = loaded(path, budget_of(path, ram_share))
@@ -116,7 +116,7 @@ def test_experts_on_two_cards_in_ram_and_on_the_drive(
 
 def test_a_driver_that_refuses_ends_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tiny_file(tmp_path, "k2", "Q8_0", layers=5, experts=24)
-    simulate_cards(monkeypatch, 1, path.stat().st_size)
+    simulate_cards(monkeypatch, 1, path.stat().st_size, buffer_bytes(path, CONTEXT))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     driver = FakeDriver()
     monkeypatch.setattr("k2lite.card_placement.recorder_for", lambda device: DriverRecorder(driver))

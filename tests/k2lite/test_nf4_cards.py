@@ -147,10 +147,10 @@ def test_the_plan_and_the_pool_agree(folder: Folder, count: int) -> None:
 def two_cards(monkeypatch: pytest.MonkeyPatch, folder: Folder) -> int:
     """Two cards that have, besides what is kept free, room for a third of the model each."""
     pytest.importorskip("bitsandbytes")
-    return simulate_cards(monkeypatch, 2, folder.nbytes // 3)
+    return simulate_cards(monkeypatch, 2, folder.nbytes // 3, buffer_bytes(folder.path, CONTEXT))
 
 
-@pytest.mark.parametrize("ram_share", [None, 0.48])
+@pytest.mark.parametrize("ram_share", [None, 0.7])
 def test_a_folder_on_two_cards(two_cards: int, folder: Folder, expected: Tensor, ram_share: float | None) -> None:
     memory = MemoryOptions(folder.budget(ram_share), CARDS, context_tokens=CONTEXT)
     loaded = load_model(folder.path, threads=2, memory=memory)
