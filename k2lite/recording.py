@@ -60,7 +60,7 @@ class GraphRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device, self._pool = device, torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
-        self.calls = driver_calls()
+        self.calls = driver_calls() if hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph_exec") else None
 
     def record(self, run: Callable[[], None]) -> Recording:
         """See Recorder.record. Raises RuntimeError where the card cannot record this."""
