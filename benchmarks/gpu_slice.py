@@ -26,7 +26,7 @@ from k2lite.synth.families import shape_named
 from offload.build import mapped_experts_with_cards
 from offload.card_devices import PoolCard
 from offload.dispatch import MeasuredSpeeds
-from offload.experts import StackedExperts
+from offload.mapped_experts import StackedExperts
 from offload.memory_options import CardSpec
 from offload.residency import Promotion
 from offload.slabs import LayerSlabs, SlabMap, StackedTensor

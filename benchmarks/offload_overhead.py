@@ -42,7 +42,8 @@ from k2lite.model import Model  # noqa: E402
 from k2lite.router import Router  # noqa: E402
 from k2lite.weights import WeightReader, build_model, mapped_layers  # noqa: E402
 from offload.build import layout_of, paged_experts  # noqa: E402
-from offload.experts import Experts, MappedExperts  # noqa: E402
+from offload.experts import Experts  # noqa: E402
+from offload.mapped_experts import MappedExperts  # noqa: E402
 from offload.probe_host import usable_cores  # noqa: E402
 from offload.tally import Tally, TierTally  # noqa: E402
 from offload.tiered import TieredExperts  # noqa: E402

@@ -21,7 +21,7 @@ from k2lite.layer import Rotations, attend_in_parts
 from k2lite.norm import rms_norm
 from k2lite.router import Routing, route
 from offload.experts import Experts
-from offload.pool import Share
+from offload.pool_device import Share
 from quant.kernels import ExpertWeights
 from quant.kernels.card import CardKernels, CardTensor, upload
 

@@ -14,8 +14,9 @@ from k2lite.model import Model
 from k2lite.ram_budget import Placement, WeightBytes, context_tokens, default_budget, place
 from k2lite.weights import MakeExperts, WeightReader, WeightWatcher, build_model, mapped_layers
 from offload.build import mapped_experts_with_cards, paged_experts
-from offload.experts import Experts, MappedExperts
+from offload.experts import Experts
 from offload.lookahead import RouterGuess
+from offload.mapped_experts import MappedExperts
 from offload.memory_options import MemoryOptions
 from offload.resident import FileRange, read_ranges
 from offload.slabs import SlabMap

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from offload.experts import Experts
-from offload.pool import Share
+from offload.pool_device import Share
 from offload.state import ExpertsState
 from quant.errors import OutputError
 from quant.kernels import ExpertWeights

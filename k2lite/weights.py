@@ -15,7 +15,8 @@ from k2lite.model import Model
 from k2lite.norm import norm_of
 from k2lite.router import Router
 from k2lite.tensor_layout import key_up, tensor_layouts, value_up
-from offload.experts import Experts, FusedExperts, MappedExperts, StackedExperts
+from offload.experts import Experts
+from offload.mapped_experts import FusedExperts, MappedExperts, StackedExperts
 from offload.ram_tier import LayerExperts
 from quant.encode.decode import dequantize
 from quant.encode.encode import encode

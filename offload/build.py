@@ -11,12 +11,13 @@ from offload.card_devices import PoolCard, fitted, pool_device, speeds_of
 from offload.card_errors import card_errors
 from offload.dispatch import UNKNOWN_MACHINE, MachineSpeeds, MeasuredSpeeds
 from offload.drive import Drive
-from offload.experts import records_of
 from offload.lookahead import RouterGuess
+from offload.mapped_experts import records_of
 from offload.memory_watch import MemoryWatch
 from offload.mirror import mirror_drive
 from offload.multiply import Multiplier
-from offload.pool import Pool, PoolDevice
+from offload.pool import Pool
+from offload.pool_device import PoolDevice
 from offload.ram_tier import LayerExperts, MappedTier, PagedTier, RamTier
 from offload.reader import DriveReader
 from offload.residency import ExpertLayout, Residency

@@ -12,7 +12,7 @@ from offload.kernel_card import KernelCard
 from offload.machine import CARD_RESERVE, Card
 from offload.memory_options import CardSpec
 from offload.multiply import Multiplier
-from offload.pool import PoolDevice, VirtualCard
+from offload.pool_device import PoolDevice, VirtualCard
 from offload.slabs import SlabMap
 from offload.slots import SlotTable
 from quant.errors import RequestError

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from offload.lookahead import LookAhead
 from offload.multiply import CardWork, RowSum
-from offload.pool import AddResult
+from offload.pool_device import AddResult
 from offload.reader import Urgency
 from offload.residency import DRIVE, RAM
 from offload.slots import ExpertKey

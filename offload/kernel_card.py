@@ -19,7 +19,7 @@ from offload.card_layout import SlotMatrix, places_in_ram, slot_matrices
 from offload.card_link import CardLink
 from offload.card_sending import STAGED, CardSending
 from offload.multiply import CardWork, ExpertBytes
-from offload.pool import AddResult, Share
+from offload.pool_device import AddResult, Share
 from offload.slabs import LayerSlabs
 from offload.slots import ExpertKey, SizeClass, Slot
 from quant.errors import StoreError

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from offload.dispatch import ExpertWork, Way, dispatch, streaming_tokens
 from offload.multiply import CardWork, SentWork
-from offload.pool import AddResult
+from offload.pool_device import AddResult
 from offload.reader import Urgency
 from offload.residency import DRIVE, RAM
 from offload.send_ahead import SendAhead

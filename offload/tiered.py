@@ -13,7 +13,7 @@ from offload.few_tokens import FewTokens
 from offload.lookahead import LookAhead, RouterGuess
 from offload.many_tokens import ManyTokens, Work
 from offload.memory_watch import MemoryWatch, give_back_heap
-from offload.pool import Share
+from offload.pool_device import Share
 from offload.state import ExpertsState, TierState
 from offload.tiers import Tiers
 from offload.token_groups import group_by_expert

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from offload.dispatch import CardSpeeds
 from offload.multiply import CardWork, ExpertBytes, Multiplier
-from offload.pool import AddResult, Move
+from offload.pool import Move
+from offload.pool_device import AddResult
 from offload.reader import ReaderState, Urgency
 from offload.residency import Residency
 from offload.slots import ExpertKey, Slot

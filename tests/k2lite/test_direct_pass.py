@@ -13,7 +13,7 @@ from k2lite.model import Model
 from k2lite.quantize.options import QuantizeOptions
 from k2lite.quantize.quantize import quantize
 from k2lite.weights import build_model, mapped_layers
-from offload.experts import MappedExperts
+from offload.mapped_experts import MappedExperts
 from offload.warm_up import WarmUp
 from quant.gguf.gguf_file import GgufFile
 from quant.kernels import Kernels, make_kernels

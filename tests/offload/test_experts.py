@@ -2,7 +2,7 @@
 
 import torch
 
-from offload.experts import FusedExperts, MappedExperts, StackedExperts
+from offload.mapped_experts import FusedExperts, MappedExperts, StackedExperts
 from offload.token_groups import group_by_expert
 from quant.encode.encode import encode
 from quant.kernels import make_kernels
