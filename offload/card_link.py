@@ -42,10 +42,13 @@ class CardLink:
 
     @contextmanager
     def copying(self) -> Iterator[None]:
-        """What is queued in this block goes among this link's copies, and is done when the block ends."""
+        """What is queued in this block goes among this link's copies, behind what the device has been asked for by now,
+        and is done when the block ends."""
         if not self._is_card:
             yield
             return
+        # Who had a slot before may still be multiplied: nobody waits for a card to end a token's last layer.
+        self._background.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.device(self._device), torch.cuda.stream(self._background):
             yield
             self._background.synchronize()
