@@ -204,6 +204,79 @@ void experts_are_multiplied_as_far_as_they_are_here(int isa) {
     k2quant_pool_close(isa, pool);
 }
 
+// A driver of one card, whose recordings are functions: `in_front` packs a token's way, `beside` counts.
+struct Driver {
+    std::vector<float> there, packed, sum;
+    int launched = 0, copied = 0, recorded = 0, waited = 0, fail_at = -1, asked = 0;
+
+    bool fails() { return asked++ == fail_at; }
+};
+Driver* driver = nullptr;
+
+int launch(void* graph, void*) {
+    if (driver->fails()) return 719;
+    ++driver->launched;
+    if (graph) driver->packed = driver->there;
+    return 0;
+}
+int copy(uint64_t to, uint64_t from, size_t bytes, void*) {
+    if (driver->fails()) return 719;
+    ++driver->copied;
+    std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+    return 0;
+}
+int record(void*, void*) { return driver->fails() ? 719 : (++driver->recorded, 0); }
+int wait_for(void*) { return driver->fails() ? 719 : (++driver->waited, 0); }
+
+void a_card_is_asked_and_its_experts_are_left_out(int isa) {
+    void* pool = nullptr;
+    CHECK(k2quant_pool_open(isa, 2, 1, 0, &pool) == K2QUANT_OK);
+    Model model;
+    std::vector<k2quant_expert> some = model.experts[2];
+    some[6] = {};
+    some[6].elsewhere = 1;
+    Driver made;
+    driver = &made;
+    made.there.assign(2 * HIDDEN + 2 * USED, 0.25f);
+    const float weights[] = {0.5f, 0.25f, 2.0f}, numbers[] = {4, 0, 6};
+    std::memcpy(made.there.data() + 2 * HIDDEN, weights, sizeof weights);
+    std::memcpy(made.there.data() + 2 * HIDDEN + USED, numbers, sizeof numbers);
+    made.packed.assign(made.there.size(), 0);
+    made.sum.assign(HIDDEN, 0);
+    std::vector<float> packed_here(made.there.size()), sum_here(HIDDEN), expected(HIDDEN);
+    const k2quant_card card = {launch, copy, record, wait_for, nullptr, nullptr,
+                               reinterpret_cast<uintptr_t>(made.packed.data()), packed_here.data(),
+                               reinterpret_cast<uintptr_t>(made.sum.data()), sum_here.data()};
+    const k2quant_card_layer layers[] = {{&made, nullptr, nullptr, 0, 0, 0},
+                                         {&made, nullptr, some.data(), EXPERTS, 1, 0},
+                                         {&made, nullptr, some.data(), EXPERTS, 0, 0}};
+    std::vector<int64_t> ids(3 * USED), outcomes(9), reached(2);
+    const auto pass = [&](int64_t count, int64_t first) {
+        return k2quant_card_pass(isa, pool, &card, layers, count, first, HIDDEN, USED, ids.data(), outcomes.data(), reached.data());
+    };
+    CHECK(pass(3, 0) == K2QUANT_OK);
+    CHECK(reached[0] == 2 && reached[1] == 0);  // the last layer's card has nothing of its own
+    CHECK(made.launched == 6 && made.copied == 3 && made.recorded == 2 && made.waited == 2);
+    CHECK(outcomes[3] == 2 && outcomes[4] == 0 && outcomes[6] == 2 && outcomes[7] == 1);
+    CHECK(ids[USED] == 4 && ids[USED + 1] == 0 && ids[USED + 2] == 6);
+    const std::vector<float> x(HIDDEN, 0.25f);
+    const int64_t fewer[] = {4, 0};
+    int64_t outcome[3];
+    CHECK(k2quant_dispatch(isa, pool, x.data(), HIDDEN, some.data(), EXPERTS, fewer, weights, 2, 0, nullptr, expected.data(),
+                           outcome) == K2QUANT_OK);
+    CHECK(made.sum == expected);
+    for (int at = 0; at < 8; ++at) {
+        made.fail_at = made.asked + at;
+        CHECK(pass(2, 0) == K2QUANT_OK && reached[1] == 719);
+    }
+    made.fail_at = -1;
+    made.there[2 * HIDDEN + USED] = EXPERTS;  // no expert's number
+    CHECK(pass(2, 1) == K2QUANT_BAD_ARGUMENT);
+    CHECK(pass(2, 3) == K2QUANT_BAD_ARGUMENT);
+    driver = nullptr;
+    k2quant_pool_close(isa, pool);
+}
+
 void what_does_not_fit_is_refused() {
     void* pool = nullptr;
     CHECK(k2quant_pool_open(K2QUANT_PORTABLE, 1, 1, 0, &pool) == K2QUANT_OK);
@@ -240,7 +313,9 @@ int main() {
             a_pass_is_what_the_single_calls_make(isa, threads);
             a_pass_waits_for_what_is_not_here(isa, threads);
         }
-        if (k2quant_isa_works(isa)) experts_are_multiplied_as_far_as_they_are_here(isa);
+        if (!k2quant_isa_works(isa)) continue;
+        experts_are_multiplied_as_far_as_they_are_here(isa);
+        a_card_is_asked_and_its_experts_are_left_out(isa);
     }
     what_does_not_fit_is_refused();
     std::puts("pass: ok");
