@@ -58,6 +58,10 @@ class IdleKernels:
         """See CardKernels.serves."""
         return block in BLOCK_TYPES
 
+    def serves_experts(self, block: BlockType) -> bool:
+        """See CardKernels.serves_experts."""
+        return self.serves(block)
+
     def linear(self, x: Tensor, w: CardTensor) -> Tensor:
         """See CardKernels.linear."""
         return torch.zeros(len(x), w.rows)

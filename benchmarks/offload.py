@@ -36,7 +36,6 @@ from k2lite.bench.worker import Worker  # noqa: E402
 from k2lite.config_gguf import config_from_gguf  # noqa: E402
 from k2lite.expert_names import is_expert_tensor  # noqa: E402
 from k2lite.expert_slabs import expert_slabs  # noqa: E402
-from k2lite.layer import ATTENTION_TOKENS  # noqa: E402
 from k2lite.load import LoadedModel, load_model, usable_cores  # noqa: E402
 from k2lite.load_gguf import GgufTensors  # noqa: E402
 from k2lite.own_memory import PromptMemory, budget_for, own_bytes  # noqa: E402
@@ -45,6 +44,7 @@ from k2lite.sizes import parse_size  # noqa: E402
 from k2lite.tokenizer import Tokenizer  # noqa: E402
 from k2lite.weights import WeightReader  # noqa: E402
 from offload.arena import Arena  # noqa: E402
+from offload.chunk_in_ram import ATTENTION_TOKENS  # noqa: E402
 from offload.drive import Drive  # noqa: E402
 from offload.memory_options import MemoryOptions  # noqa: E402
 from offload.reader import DriveReader, Urgency  # noqa: E402

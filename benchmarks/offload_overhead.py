@@ -85,12 +85,7 @@ class BareExperts(SilentMapped):
         self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None = None
     ) -> Tensor:
         """See Experts.forward. For one token."""
-        experts = self._found(layer, ids[0].tolist())
-        scales = weights[0]
-        if shared is not None:
-            experts.append(shared)
-            scales = torch.cat((scales, torch.ones(1)))
-        return self._weighted(x, experts, scales)
+        return self._sum(layer, x, ids[0], weights[0], shared)
 
 
 def main() -> int:

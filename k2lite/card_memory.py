@@ -6,9 +6,9 @@ card's slots, and those that are sent there.
 
 from k2lite.card_parts import LOGIT_TOKENS, PART_TOKENS, SCORE_VALUES, SCRATCH_VALUES, feed_forward_tokens
 from k2lite.config import ModelConfig
-from k2lite.layer import ATTENTION_TOKENS
 from offload.card_buffers import LONGEST_CHUNK, CardBuffers
 from offload.card_sending import GROUP, STAGED
+from offload.chunk_in_ram import ATTENTION_TOKENS
 from quant.kernels.card_scratch import PIECE_WEIGHTS, experts_together, places_together
 
 _FLOAT, _HALF = 4, 2  # bytes of a float32 and of a bfloat16

@@ -10,15 +10,12 @@ from k2lite.home import RAM, Home
 from k2lite.kv_cache import KvCache
 from k2lite.norm import Norm
 from k2lite.router import Router, Routing
-from offload.chunk_in_ram import PART_TOKENS
+from offload.chunk_in_ram import ATTENTION_TOKENS
 from offload.experts import Experts, for_all_tokens
 from quant.kernels import ExpertWeights, Kernels
 from quant.tensor import QuantizedTensor
 
 Rotations = tuple[Tensor, Tensor]
-
-# Attention to longer chunks is computed in parts of this length.
-ATTENTION_TOKENS = PART_TOKENS
 
 
 class Choice(Protocol):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from k2lite.config import ModelConfig
-from k2lite.layer import ATTENTION_TOKENS
-from offload.chunk_in_ram import chunk_in_ram, token_bytes
+from offload.chunk_in_ram import ATTENTION_TOKENS, chunk_in_ram, token_bytes
 
 # Python with torch and its libraries, as far as it is not counted. docs/offloading.md promises 300 MB: what is left is
 # for what nobody foresees, holes in the heap for one.

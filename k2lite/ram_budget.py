@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from k2lite.config import ModelConfig
 from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, DEFAULT_CONTEXT_TOKENS
 from k2lite.kv_cache import cache_bytes
-from k2lite.layer import ATTENTION_TOKENS
 from k2lite.own_memory import ALLOWED_BYTES, PromptMemory, budget_for, own_bytes, resident_bytes, without_own
 from k2lite.sizes import format_bytes
 from offload.build import layout_of
+from offload.chunk_in_ram import ATTENTION_TOKENS
 from offload.free_memory import default_budget_bytes
 from offload.memory_options import MemoryOptions
 from offload.probe_host import usable_cores

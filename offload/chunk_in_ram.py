@@ -4,7 +4,7 @@ A vector is one token's stream, hidden_size floats.
 """
 
 # Attention is computed in parts of so many tokens, of which a chunk is a whole number.
-PART_TOKENS = 512
+ATTENTION_TOKENS = 512
 # Activations of a token that are there at a time, in vectors: the stream, its norm, the experts' sum,
 # the shared expert's output, and one that is being made.
 VECTORS_OF_A_TOKEN = 5
@@ -24,4 +24,4 @@ def chunk_in_ram(budget_bytes: int, vector_bytes: int, cards: int, most: int) ->
     """As many tokens as their activations have room for in a tenth of the budget, in whole parts of the attention, one
     at least. At most `most`."""
     fitting = int(budget_bytes * _CHUNK_SHARE) // token_bytes(vector_bytes, cards)
-    return max(PART_TOKENS, min(most, fitting) // PART_TOKENS * PART_TOKENS)
+    return max(ATTENTION_TOKENS, min(most, fitting) // ATTENTION_TOKENS * ATTENTION_TOKENS)

@@ -93,6 +93,7 @@ class MappedExperts:
         self._expert_bytes = {number: layer.expert_bytes for number, layer in layers.items()}
         self._keys = {number: [(number, expert) for expert in range(layer.experts)] for number, layer in layers.items()}
         self._multiplier = Multiplier(kernels)
+        self._records = self._multiplier.readable({number: records_of(layer) for number, layer in layers.items()})
         self._experts: dict[ExpertKey, ExpertWeights] = {}  # those that were used before
         self._tally = Tally()
         self._noted: list[tuple[int, Sequence[int], ExpertWeights | None, float]] = []  # not yet counted
@@ -115,7 +116,7 @@ class MappedExperts:
     ) -> Tensor:
         """See Experts.forward."""
         return (
-            self._of_one_token(layer, x, ids[0].tolist(), weights[0], shared)
+            self._of_one_token(layer, x, ids[0], weights[0], shared)
             if len(x) == 1
             else self._of_many(layer, x, ids, weights, shared)
         )
@@ -164,7 +165,7 @@ class MappedExperts:
 
     def records(self) -> Mapping[int, ExpertRecords]:
         """See TabledExperts.records."""
-        return {number: records_of(layer) for number, layer in self._layers.items()}
+        return self._records
 
     @property
     def is_there(self) -> bool:
@@ -191,25 +192,28 @@ class MappedExperts:
             self._count_noted()
 
     def _of_one_token(
-        self, layer: int, x: Tensor, ids: Sequence[int], scales: Tensor, shared: ExpertWeights | None
+        self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None
     ) -> Tensor:
-        """Every expert gets the same token: the sum is in the order of `ids`."""
-        experts = self._found(layer, ids)
-        if shared is not None:
-            experts.append(shared)
-            scales = torch.cat((scales, torch.ones(1)))
+        """ids int64 and weights f32 [k]: the sum in their order, then `shared`."""
+        chosen = ids.tolist()
+        if not self.is_there:
+            self._found(layer, chosen)  # which asks the drive for what is new
         started = time.perf_counter()
-        y = self._weighted(x, experts, scales)
-        self.note(layer, ids, shared, time.perf_counter() - started)
+        y = self._sum(layer, x, ids, weights, shared)
+        self.note(layer, chosen, shared, time.perf_counter() - started)
         return y
 
-    def _weighted(self, x: Tensor, experts: Sequence[ExpertWeights], scales: Tensor) -> Tensor:
-        """Each with a row of its own, whose sum it is; in one call where the kernels can."""
-        if self._multiplier.fused is not None:
-            y = self._multiplier.fused.weighted_experts(x, experts, scales)
+    def _sum(self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None) -> Tensor:
+        """In one call where the kernels can; else each with a row of its own, in the order of rows."""
+        if layer in self._records and self._multiplier.fused is not None:
+            y, _, _ = self._multiplier.fused.dispatch(x, self._records[layer], ids, weights, shared, False)
             if y is not None:
                 return y
-        sums = RowSum(x, scales)
+        experts = self._found(layer, ids.tolist())
+        if shared is not None:
+            experts.append(shared)
+            weights = torch.cat((weights, torch.ones(1)))
+        sums = RowSum(x, weights)
         sums.rows = self._multiplier.sum(sums.x, [sums.call(row, expert) for row, expert in enumerate(experts)])
         return sums.total()
 

@@ -143,12 +143,6 @@ class FusedKernels(Protocol):
 
     most_tokens: int
 
-    def weighted_experts(self, x: Tensor, weights: Sequence[ExpertWeights], scales: Tensor) -> Tensor | None:
-        """`Kernels.experts` for one token: x [1, hidden] f32 by all of `weights`, with `scales` f32, one each.
-
-        None when some weight's type is not served.
-        """
-
     def multiplies(self, types: frozenset[BlockType]) -> bool:
         """Whether `dispatch` and the prepared calls take weights of these types."""
 
@@ -164,7 +158,7 @@ class FusedKernels(Protocol):
         """One token's experts: x [1, hidden] f32 by those of `ids` int64 [k], with `weights` f32 [k], and by `shared`.
 
         Returns the sum [1, hidden], how many of `ids` are in it, and seconds. With `leave_out` those that lie elsewhere
-        are left out; the sum is None, and nothing was computed, when others are not here. Types must be served.
+        are left out; the sum is None, and nothing was computed, when others are not here or some type is not served.
         """
 
     def add_experts(self, x: Tensor, calls: Sequence[ExpertCall], y: Tensor) -> bool:

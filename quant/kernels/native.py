@@ -5,7 +5,6 @@ to say what was wrong, or because a type is not among its own: such products are
 """
 
 import ctypes
-import functools
 import threading
 import weakref
 from array import array
@@ -105,33 +104,6 @@ class NativeKernels:
             return dequantize_rows(w, ids)
         return values
 
-    def weighted_experts(self, x: Tensor, weights: Sequence[ExpertWeights], scales: Tensor) -> Tensor | None:
-        """See FusedKernels.weighted_experts."""
-        count, hidden = len(weights), x.shape[-1]
-        if x.shape != (1, hidden) or scales.shape != (count,):
-            raise ValueError(f"x {tuple(x.shape)}, {count} experts and scales {tuple(scales.shape)} do not fit")
-        if x.dtype is not torch.float32 or scales.dtype is not torch.float32:
-            raise TypeError(f"x and scales are float32, got {x.dtype} and {scales.dtype}")
-        y, x, scales = torch.empty(1, hidden), x.contiguous(), scales.contiguous()
-        records, (ones, zeros) = b"".join([expert.record for expert in weights]), _each_once(count)
-        try:
-            self.call(
-                "k2quant_experts",
-                x.data_ptr(),
-                1,
-                hidden,
-                records,
-                count,
-                ones,
-                zeros,
-                scales.data_ptr(),
-                y.data_ptr(),
-                0,
-            )
-        except ValueError:
-            return None
-        return y
-
     def multiplies(self, types: frozenset[BlockType]) -> bool:
         """See FusedKernels.multiplies."""
         return types <= self._own
@@ -145,7 +117,7 @@ class NativeKernels:
         shared: ExpertWeights | None,
         leave_out: bool,
     ) -> tuple[Tensor | None, int, float]:
-        """See FusedKernels.dispatch. Raises ValueError for what does not fit."""
+        """See FusedKernels.dispatch. Raises ValueError, TypeError for what does not fit."""
         hidden = x.shape[-1]
         if x.shape != (1, hidden) or ids.shape != weights.shape or ids.ndim != 1:
             raise ValueError(f"x {tuple(x.shape)}, ids {tuple(ids.shape)}, weights {tuple(weights.shape)} do not fit")
@@ -156,7 +128,10 @@ class NativeKernels:
         chosen = ids.data_ptr(), weights.data_ptr(), len(ids), int(leave_out)
         record = None if shared is None else shared.record
         outcome = (ctypes.c_int64 * 3)()
-        self.call("k2quant_dispatch", *where, *chosen, record, y.data_ptr(), ctypes.addressof(outcome))
+        try:
+            self.call("k2quant_dispatch", *where, *chosen, record, y.data_ptr(), ctypes.addressof(outcome))
+        except ValueError:  # sizes fit, so it is a type
+            return None, 0, 0.0
         multiplied, missing, nanoseconds = outcome
         return None if missing else y, multiplied, nanoseconds / 1e9
 
@@ -278,9 +253,3 @@ def _kernels_of_every_type(threads: int) -> Kernels:
         return GgmlKernels(threads)
     except LibraryError:
         return ReferenceKernels()
-
-
-@functools.cache
-def _each_once(count: int) -> tuple[bytes, bytes]:
-    """Lists of `count` experts that all get token 0: how many tokens each gets, and which."""
-    return array("q", [1] * count).tobytes(), bytes(8 * count)

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from k2lite.quantize.options import QuantizeOptions
+from k2lite.quantize.quantize import quantize
 from offload.residency import DRIVE, RAM
+from quant.recipe.type_overrides import TypeOverride
 from tests.offload.tiny_models import Setting, TinyModel
+from tests.tiny import write_checkpoint
 
 
 def check(model: TinyModel, settings: list[Setting], prompt_tokens: int, tokens: int) -> None:
@@ -56,6 +60,20 @@ def test_layer_by_layer_they_answer_and_count_alike_too(k2: TinyModel) -> None:
         assert (one.scores, one.used) == (other.scores, other.used)
         hits = [sum(tier.hits for tier in state.tiers) for state in counted]
         assert hits[0] == hits[1]
+
+
+@pytest.mark.parametrize("which", ["shexp", "exps"])
+def test_types_that_the_native_kernels_lack_answer_alike_too(which: str, tmp_path: Path) -> None:
+    """A shared expert, or all the others, of such a type: what looks experts up natively must not take them along."""
+    write_checkpoint(tmp_path / "k2", "k2", layers=3, experts=8)
+    overrides = (TypeOverride.parse(f"ffn_.*_{which}=Q5_1"),)
+    quantize(tmp_path / "k2", tmp_path / "k2.gguf", QuantizeOptions("Q8_0", overrides=overrides), threads=2)
+    model = TinyModel(tmp_path / "k2.gguf")
+    try:
+        assert model.model._direct is None
+        check(model, named_settings(model), prompt_tokens=10, tokens=8)
+    finally:
+        model.close()
 
 
 @pytest.mark.parametrize("budget_share", [0.3, 0.6, 1.0])
