@@ -10,17 +10,11 @@ of a million characters; `--load` lets a load go before, with progress 20 times 
 import argparse
 import asyncio
 import json
-import os
-import pty
-import struct
-import subprocess
-import sys
-import termios
 import threading
 import time
 from collections.abc import Iterator
-from fcntl import ioctl
 
+from benchmarks.in_terminal import Figures, report, run_in_terminal
 from k2lite.events import (
     EngineInfo,
     Finished,
@@ -97,7 +91,7 @@ def pieces_of(kind: str) -> list[str]:
     return words[:TOKENS]
 
 
-async def measure(kind: str, load_s: float) -> dict[str, float | str | bool]:
+async def measure(kind: str, load_s: float) -> Figures:
     """Run the app in this process, on the terminal it has; returns the figures."""
     from tui.app import ChatApp
     from tui.launch import Launch
@@ -108,7 +102,7 @@ async def measure(kind: str, load_s: float) -> dict[str, float | str | bool]:
     engine = SteadyEngine(pieces, load_s)
     app = ChatApp(Launch(lambda choice: engine))
     late: list[float] = []
-    figures: dict[str, float | str | bool] = {}
+    figures: Figures = {}
 
     async def watch() -> None:
         while True:
@@ -145,42 +139,6 @@ async def measure(kind: str, load_s: float) -> dict[str, float | str | bool]:
     return figures
 
 
-def run_in_terminal(kind: str, load_s: float, columns: int, rows: int) -> dict[str, float | str | bool]:
-    """The same in a child process that has a terminal of its own."""
-    ours, theirs = pty.openpty()
-    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    read, write = os.pipe()
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.screen",
-        "--child",
-        str(write),
-        "--load",
-        str(load_s),
-        "--answer",
-        kind,
-    ]
-    environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
-    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, pass_fds=[write])
-    os.close(theirs)
-    os.close(write)
-    emptying = threading.Thread(target=_empty, args=(ours,), daemon=True)
-    emptying.start()
-    with os.fdopen(read) as pipe:
-        figures: dict[str, float | str | bool] = json.loads(pipe.read())
-    child.wait()
-    return figures
-
-
-def _empty(terminal: int) -> None:
-    try:
-        while os.read(terminal, 65536):
-            pass
-    except OSError:  # the other side is closed
-        pass
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answer", choices=("prose", "list", "code", "line"), default="prose")
@@ -189,12 +147,11 @@ def main() -> None:
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
-        figures = asyncio.run(measure(options.answer, options.load))
-        with os.fdopen(options.child, "w") as pipe:
-            json.dump(figures, pipe)
+        report(options.child, asyncio.run(measure(options.answer, options.load)))
         return
     columns, rows = map(int, options.size.split("x"))
-    print(json.dumps(run_in_terminal(options.answer, options.load, columns, rows)))
+    arguments = ["--answer", options.answer, "--load", str(options.load)]
+    print(json.dumps(run_in_terminal("benchmarks.screen", arguments, columns, rows)))
 
 
 if __name__ == "__main__":

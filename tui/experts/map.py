@@ -16,8 +16,8 @@ from tui.experts.grid import DRIVE, LEVELS, RAM, USED, Grid, make_grid
 from tui.pacing import Pacer
 
 _LABEL_WIDTH = 4
-# Getting what is drawn here onto the terminal takes twice as long again: together less than a twentieth of a core.
-_PAUSE_PER_DRAWING = 60
+# Getting what is drawn here onto the terminal takes twice as long again: together some three hundredths of a core.
+_PAUSE_PER_DRAWING = 100
 _LABEL = Style(dim=True)
 
 Colour = tuple[int, int, int]
