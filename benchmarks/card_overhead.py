@@ -35,11 +35,11 @@ from k2lite.recording import Recording  # noqa: E402
 from offload import card_devices  # noqa: E402
 from offload.card_devices import PoolCard  # noqa: E402
 from offload.kernel_card import KernelCard  # noqa: E402
+from offload.moves import Promotion  # noqa: E402
 from offload.multiply import Multiplier  # noqa: E402
 from offload.pool import LINK_SHARE  # noqa: E402
 from offload.pool_device import PoolDevice  # noqa: E402
 from offload.probe_host import usable_cores  # noqa: E402
-from offload.residency import Promotion  # noqa: E402
 from offload.slabs import SlabMap  # noqa: E402
 from offload.slots import ExpertKey, Slot  # noqa: E402
 from offload.slots import SlotTable as SlotsOfCard  # noqa: E402

@@ -28,7 +28,7 @@ from offload.card_devices import PoolCard
 from offload.dispatch import MeasuredSpeeds
 from offload.mapped_experts import StackedExperts
 from offload.memory_options import CardSpec
-from offload.residency import Promotion
+from offload.moves import Promotion
 from offload.slabs import LayerSlabs, SlabMap, StackedTensor
 from offload.slots import ExpertKey
 from offload.tiered import TieredExperts

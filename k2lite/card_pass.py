@@ -7,13 +7,14 @@ call comes back in front of experts that it cannot find, and goes on behind them
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
 
 from k2lite.card_layer import CardLayer
 from k2lite.card_step import CardStep, window_fits, window_of
+from k2lite.home import Home
 from k2lite.kv_cache import KvCache
 from k2lite.layer import DecoderLayer, Rotations
 from k2lite.recording import Recording
@@ -129,15 +130,19 @@ def card_passes(layers: Sequence[DecoderLayer], experts: Experts, kernels: Kerne
     if not isinstance(kernels, FusedKernels) or not isinstance(experts, TabledExperts):
         return {}
     records = experts.records()
-    passes: dict[int, CardPass] = {}
-    run: list[CardLayer] = []
-    for index, layer in enumerate([*layers, None]):
-        fits = isinstance(layer, CardLayer) and (layer.router is None or index in records)
-        if run and not (fits and isinstance(layer, CardLayer) and layer.home == run[0].home):
-            passes[index - len(run)] = CardPass(index - len(run), run, experts, kernels)
-            run = []
-        if fits and isinstance(layer, CardLayer):
-            run.append(layer)
+
+    def home(numbered: tuple[int, DecoderLayer]) -> Home | None:
+        """The card of a layer that can be part of a pass."""
+        number, layer = numbered
+        fits = isinstance(layer, CardLayer) and (layer.router is None or number in records)
+        return layer.home if fits else None
+
+    passes = {}
+    for card, numbered in groupby(enumerate(layers), home):
+        if card is not None:
+            numbers, run = zip(*numbered, strict=True)
+            cards = [layer for layer in run if isinstance(layer, CardLayer)]
+            passes[numbers[0]] = CardPass(numbers[0], cards, experts, kernels)
     return passes
 
 

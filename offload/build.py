@@ -11,6 +11,7 @@ from offload.card_devices import PoolCard, fitted, pool_device, speeds_of
 from offload.card_errors import card_errors
 from offload.dispatch import UNKNOWN_MACHINE, MachineSpeeds, MeasuredSpeeds
 from offload.drive import Drive
+from offload.expert_layout import ExpertLayout
 from offload.lookahead import RouterGuess
 from offload.mapped_experts import records_of
 from offload.memory_watch import MemoryWatch
@@ -20,7 +21,7 @@ from offload.pool import Pool
 from offload.pool_device import PoolDevice
 from offload.ram_tier import LayerExperts, MappedTier, PagedTier, RamTier
 from offload.reader import DriveReader
-from offload.residency import ExpertLayout, Residency
+from offload.residency import Residency
 from offload.slabs import SlabMap
 from offload.tally import Tally, TierTally
 from offload.tiered import TieredExperts

@@ -15,9 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from offload.dispatch import MeasuredSpeeds, promotions_allowed
+from offload.moves import PlannedMove, Promotion
 from offload.multiply import CardWork, SentWork
 from offload.pool_device import AddResult, PoolDevice, Share
-from offload.residency import Demotion, Promotion, Residency
+from offload.residency import Residency
 from offload.slots import ExpertKey
 
 # Of a card's slots, for experts that are sent in a long prompt: while it does what is not experts in a layer of K2, a
@@ -32,7 +33,7 @@ LINK_SHARE = 0.25
 class Move:
     """A copy that was begun: which, how, and afterwards how long it took or why it failed."""
 
-    move: Promotion | Demotion
+    move: PlannedMove
     copy: Callable[[], None]
     seconds: float = 0.0
     error: BaseException | None = None
@@ -255,7 +256,7 @@ class Pool:
                 self._under_way.append(begun := self._move(move))
                 self._copiers[card].submit(begun)
 
-    def _move(self, move: Promotion | Demotion) -> Move:
+    def _move(self, move: PlannedMove) -> Move:
         device, in_ram = self.devices[move.card], self._ram_bytes(move.key)
         if isinstance(move, Promotion):
             return Move(move, lambda: device.upload(move.key, in_ram(), move.target))

@@ -13,9 +13,10 @@ owns it. The rules:
   back there.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from offload.expert_layout import ExpertLayout
+from offload.moves import Demotion, PlannedMove, Promotion
 from offload.scores import DecayedScores, decay_for
 from offload.slots import ExpertKey, Slot, SlotTable, classes_of, slots_for
 
@@ -25,53 +26,6 @@ RAM = -1
 
 # A promotion must bring more than it costs: scores that differ by noise would swap experts for ever.
 _CLEARLY_HIGHER = 1.25
-
-
-@dataclass(frozen=True)
-class ExpertLayout:
-    """The experts of a model as far as their sizes go: by layer number, how many there are and what one takes.
-
-    `slot_bytes` is what an expert takes in memory, with whatever its reading needs around it.
-    """
-
-    counts: Mapping[int, int]
-    slot_bytes: Mapping[int, int]
-    used_per_token: int
-
-    @property
-    def total_experts(self) -> int:
-        """Experts of all layers."""
-        return sum(self.counts.values())
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of slots for all experts."""
-        return sum(self.counts[layer] * self.slot_bytes[layer] for layer in self.counts)
-
-    @property
-    def smallest_budget_bytes(self) -> int:
-        """One slot of each size: the least with which every expert can be multiplied."""
-        return sum(set(self.slot_bytes.values()))
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """A copy from RAM to a slot of a card."""
-
-    key: ExpertKey
-    card: int
-    source: Slot
-    target: Slot
-
-
-@dataclass(frozen=True)
-class Demotion:
-    """A copy from a card back to a slot in RAM."""
-
-    key: ExpertKey
-    card: int
-    source: Slot
-    target: Slot
 
 
 class Residency:
@@ -270,7 +224,7 @@ class Residency:
         """Whether its place is RAM, and no promotion of it is under way."""
         return self.place(key) == RAM and key not in self._promoting
 
-    def promotion(self, cards: Iterable[int], candidates: Iterable[ExpertKey]) -> Promotion | Demotion | None:
+    def promotion(self, cards: Iterable[int], candidates: Iterable[ExpertKey]) -> PlannedMove | None:
         """The next copy that is worth making, to one of `cards`, in order of preference, of one of `candidates`.
 
         When the card has no empty slot this makes room first: by forgetting its lowest expert, or by a Demotion.
@@ -299,7 +253,7 @@ class Residency:
             return Promotion(best, card, self.ram.slot(best), target)
         return None
 
-    def copied(self, move: Promotion | Demotion) -> None:
+    def copied(self, move: PlannedMove) -> None:
         """The bytes of a move are at their target. Nobody may be using the source any more."""
         if isinstance(move, Promotion):
             self.cards[move.card].unpin(move.key)
@@ -318,7 +272,7 @@ class Residency:
         self._forget_on_card(move.key)
         self.demotions += 1
 
-    def abandoned(self, move: Promotion | Demotion) -> None:
+    def abandoned(self, move: PlannedMove) -> None:
         """A move failed: the expert stays at its source."""
         source, target = self.ram, self.cards[move.card]
         if isinstance(move, Demotion):
@@ -331,7 +285,7 @@ class Residency:
         target.unpin(move.key)
         target.remove(move.key)
 
-    def can_complete(self, move: Promotion | Demotion) -> bool:
+    def can_complete(self, move: PlannedMove) -> bool:
         """Whether nobody but the move itself holds the source: `copied` may be called."""
         source = self.ram if isinstance(move, Promotion) else self.cards[move.card]
         return source.pins(move.key) == 1
@@ -361,14 +315,3 @@ class Residency:
     def _table(self, key: ExpertKey) -> SlotTable:
         card = self._card_of.get(key)
         return self.ram if card is None else self.cards[card]
-
-
-def decayed_counts(token_experts: Sequence[Sequence[int]], decay: float) -> dict[int, float]:
-    """What the uses of a prompt's tokens count at its end, by expert: `token_experts` in the order of the tokens."""
-    counts: dict[int, float] = {}
-    unit = 1.0
-    for experts in reversed(token_experts):
-        for expert in experts:
-            counts[expert] = counts.get(expert, 0.0) + unit
-        unit *= decay
-    return counts

@@ -4,7 +4,7 @@ Instead of making all old counts smaller, a new one is made larger: after t step
 experts stands higher does not change while neither is used, so ranks may lie in a heap.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -80,3 +80,14 @@ def decay_for(held_experts: float, used_per_step: float) -> float:
 
 
 _FASTEST, _SLOWEST, _FORGOTTEN, _FEW_STEPS = 0.9, 0.99, 0.4, 8
+
+
+def decayed_counts(token_experts: Sequence[Sequence[int]], decay: float) -> dict[int, float]:
+    """What the uses of a prompt's tokens count at its end, by expert: `token_experts` in the order of the tokens."""
+    counts: dict[int, float] = {}
+    unit = 1.0
+    for experts in reversed(token_experts):
+        for expert in experts:
+            counts[expert] = counts.get(expert, 0.0) + unit
+        unit *= decay
+    return counts

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from offload.dispatch import MachineSpeeds, MeasuredSpeeds, promotions_allowed
+from offload.expert_layout import ExpertLayout
 from offload.lookahead import RouterGuess
 from offload.pool import LINK_SHARE, Pool
-from offload.residency import DRIVE, ExpertLayout, Residency, decayed_counts
+from offload.residency import DRIVE, Residency
+from offload.scores import decayed_counts
 from offload.tally import Tally, TierTally
 from offload.tiered import TieredExperts
 from offload.tiers import LayerFacts, Tiers

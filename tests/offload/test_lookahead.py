@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from offload.expert_layout import ExpertLayout
 from offload.lookahead import WIDTH, LookAhead
 from offload.reader import ReaderState, Urgency
-from offload.residency import ExpertLayout, Residency
+from offload.residency import Residency
 
 STREAM = torch.zeros(1, 8)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from offload.dispatch import CardSpeeds, MachineSpeeds, MeasuredSpeeds
+from offload.expert_layout import ExpertLayout
 from offload.pool import Pool
-from offload.residency import RAM, ExpertLayout, Residency
+from offload.residency import RAM, Residency
 from offload.slots import ExpertKey, Slot
 
 BYTES = 1000

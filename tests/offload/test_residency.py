@@ -4,7 +4,10 @@ import random
 
 import pytest
 
-from offload.residency import DRIVE, RAM, Demotion, ExpertLayout, Promotion, Residency, decayed_counts
+from offload.expert_layout import ExpertLayout
+from offload.moves import Demotion, PlannedMove, Promotion
+from offload.residency import DRIVE, RAM, Residency
+from offload.scores import decayed_counts
 
 LAYOUT = ExpertLayout({1: 8, 2: 8}, {1: 100, 2: 150}, used_per_token=2)
 
@@ -163,7 +166,7 @@ def test_whatever_happens_budgets_hold_and_nobody_is_in_two_places(seed: int) ->
         LAYOUT, rng.choice([250, 400, 800, 1500]), [rng.choice([0, 250, 700]) for _ in range(rng.randrange(3))]
     )
     keys = [(layer, expert) for layer in (1, 2) for expert in range(8)]
-    moves: list[Promotion | Demotion] = []
+    moves: list[PlannedMove] = []
     pinned: list[tuple[int, int]] = []
     for _ in range(600):
         key = rng.choice(keys)
