@@ -1,9 +1,12 @@
 """Which card gets which layers: contiguous ranges, so that a token crosses from card to card as seldom as can be.
 
-The division is accelerate's, which balances cards of different sizes and keeps layers in order.
+The division is accelerate's, which keeps layers in order. It is given memory maps that are made here: every card gets
+layers, the more the more of it is left, so that all layers find as many slots for their experts on their own card.
+accelerate's own maps fill as few cards as the largest part (the head) lets it, and the others would hold experts only.
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -12,8 +15,9 @@ from itertools import pairwise
 def divide_layers(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[range]:
     """A range of parts for each card, in order, some perhaps empty; parts behind the last range belong in RAM.
 
-    `part_bytes` are the layers of a model (and its head) with everything that lies beside them; `card_bytes` is what
-    each card has for them. No part is divided. Balanced where that lets all parts on cards, else as many as fit.
+    `part_bytes` are the layers of a model, and its head behind them, with everything that lies beside them;
+    `card_bytes` is what each card has for them. No part is divided. Evenly where that lets all parts on cards, else
+    as many as fit.
     """
     if not card_bytes:
         return []
@@ -41,9 +45,11 @@ def _places(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[int | 
     # one is a card without memory.
     room: dict[int | str, int] = {card: int(nbytes) for card, nbytes in enumerate([0, *card_bytes])}
     room["cpu"] = 2 * sum(part_bytes) + 1
+    even: dict[int | str, int] = dict(enumerate([0, *_even_memory(part_bytes, card_bytes)]))
+    even["cpu"] = room["cpu"]
     with _without_complaints():
         balanced = get_balanced_memory(model, dict(room), no_split_module_classes=["Part"])
-        for memory in (balanced, room):
+        for memory in (even, balanced, room):
             found = infer_auto_device_map(
                 model, max_memory=memory, no_split_module_classes=["Part"], clean_result=False
             )
@@ -51,6 +57,21 @@ def _places(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[int | 
             if None not in places:
                 break
     return places
+
+
+def _even_memory(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[int]:
+    """Bytes of the parts that each card would get: of the layers a share like its share of the memory that is left for
+    experts. The head is on the last card."""
+    *layers, head = part_bytes
+    rooms = [*card_bytes[:-1], max(0, card_bytes[-1] - head)]
+    memory, waiting = [], deque(layers)
+    for card, room in enumerate(rooms):
+        share, taken = sum(waiting) * room / max(1, sum(rooms[card:])), 0
+        while waiting and taken + waiting[0] / 2 <= share and taken + waiting[0] <= room:
+            taken += waiting.popleft()
+        memory.append(taken)
+    memory[-1] = min(memory[-1] + head, card_bytes[-1])
+    return memory
 
 
 @contextmanager

@@ -22,8 +22,23 @@ def test_all_layers_are_on_cards_where_these_have_room(cards: list[int]) -> None
     assert all(taken <= size for taken, size in zip(held(ranges), cards, strict=True))
 
 
-def test_cards_of_one_size_get_equally_much() -> None:
-    assert max(held(divide_layers(LAYERS, [22 * GB] * 4))) < 2.1
+@pytest.mark.parametrize("count", [1, 2, 4, 7, 10, 16, 61])
+def test_cards_of_one_size_get_as_many_layers(count: int) -> None:
+    ranges = divide_layers(LAYERS, [22 * GB] * count)
+    layers = [len(range(one.start, min(one.stop, 61))) for one in ranges]
+    assert sum(layers) == 61
+    assert max(layers) - min(layers) <= 1
+
+
+def test_cards_get_layers_in_proportion_to_what_is_left_of_them() -> None:
+    ranges = divide_layers(LAYERS, [20 * GB, 10 * GB, 11 * GB])
+    assert [len(one) for one in ranges] == [31, 15, 16]  # the last is the head
+
+
+def test_more_cards_than_layers() -> None:
+    ranges = divide_layers([GB, GB, GB], [22 * GB] * 5)
+    assert [part for one in ranges for part in one] == [0, 1, 2]
+    assert max(map(len, ranges)) == 1
 
 
 def test_what_does_not_fit_stays_behind() -> None:
