@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Bench:
     kernels: CardKernels
     host: Kernels
     changes: Mapping[str, int] = field(default_factory=dict)
-    kind: str = "cuda"
+    kind: Literal["virtual", "cuda"] = "cuda"
 
     def wait(self) -> None:
         """Until the card has done all that was asked."""

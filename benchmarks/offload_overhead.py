@@ -37,9 +37,9 @@ from k2lite.bench.spread import Spread, ratios  # noqa: E402
 from k2lite.config_gguf import config_from_gguf  # noqa: E402
 from k2lite.expert_report import ReportClock  # noqa: E402
 from k2lite.expert_slabs import expert_slabs  # noqa: E402
+from k2lite.layer import Choice  # noqa: E402
 from k2lite.load_gguf import GgufTensors, guess_of  # noqa: E402
 from k2lite.model import Model  # noqa: E402
-from k2lite.router import Router  # noqa: E402
 from k2lite.weights import WeightReader, build_model, mapped_layers  # noqa: E402
 from offload.build import layout_of, paged_experts  # noqa: E402
 from offload.experts import Experts  # noqa: E402
@@ -82,7 +82,13 @@ class BareExperts(SilentMapped):
     """One token's experts to the kernels, as directly as can be."""
 
     def forward(
-        self, layer: int, x: Tensor, ids: Tensor, weights: Tensor, shared: ExpertWeights | None = None
+        self,
+        layer: int,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        shared: ExpertWeights | None = None,
+        beside: bool = False,
     ) -> Tensor:
         """See Experts.forward. For one token."""
         return self._sum(layer, x, ids[0], weights[0], shared)
@@ -170,7 +176,7 @@ def _model(door: str, file: GgufFile, kernels: Kernels) -> Model:
     """The model of a file, behind one of the doors."""
     config = config_from_gguf(file.metadata)
 
-    def make(reader: WeightReader, routers: Mapping[int, Router], kernels: Kernels) -> Experts:
+    def make(reader: WeightReader, routers: Mapping[int, Choice], kernels: Kernels) -> Experts:
         if not door.startswith("paged"):
             kind = {"bare": BareExperts, "mapped": MappedExperts, "mapped, silent": SilentMapped}[door]
             return kind(mapped_layers(reader, routers), kernels)

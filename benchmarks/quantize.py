@@ -43,7 +43,8 @@ class Round:
 def main() -> int:
     options = _options()
     if options.llama_quantize:
-        return _llama_quantize(*map(Path, options.llama_quantize), options.type, options.threads)
+        source, destination = map(Path, options.llama_quantize)
+        return _llama_quantize(source, destination, options.type, options.threads)
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     source = _slice(work, options)
