@@ -13,6 +13,7 @@ from k2lite.engine_options import DEFAULT_CHUNK_TOKENS, EngineOptions
 from k2lite.events import AnswerEvent, EngineInfo, LoadProgress, Request
 from k2lite.generation import Generation
 from k2lite.prefix_cache import PrefixCache
+from k2lite.uncollected import uncollected
 from offload.card_errors import card_errors
 from quant.closing import Closing
 from quant.errors import EngineError
@@ -26,8 +27,9 @@ Loader = Callable[[Path | None, EngineOptions, Report], "LoadedModel"]
 
 def load_with_progress(path: Path | None, options: EngineOptions, report: Report) -> "LoadedModel":
     """Load the model at `path`; None prepares the built-in demo model first, where that has not been done yet."""
-    from k2lite.demo.prepare import prepare_demo_model
-    from k2lite.load import load_model
+    with uncollected():
+        from k2lite.demo.prepare import prepare_demo_model
+        from k2lite.load import load_model
 
     def report_bytes(done: int, total: int) -> None:
         report(LoadProgress(done, total))

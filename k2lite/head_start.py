@@ -13,6 +13,7 @@ import numpy as np
 from k2lite.engine_options import EngineOptions
 from k2lite.events import Engine
 from k2lite.expert_names import is_expert_tensor
+from k2lite.uncollected import uncollected
 from offload.free_memory import default_budget_bytes
 from offload.warm_up import advise_needed, page_in
 from quant.closing import Closing
@@ -76,7 +77,8 @@ def make_local_engine(path: Path | None, options: EngineOptions) -> Engine:
     """An engine that is not loaded yet. Imports torch, and reads the model's file meanwhile."""
     head_start = None if path is None else HeadStart(path, options.ram_budget_bytes)
     try:
-        from k2lite.engine import LocalEngine
+        with uncollected():
+            from k2lite.engine import LocalEngine
     except BaseException:
         if head_start is not None:
             head_start.close()
