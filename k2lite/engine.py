@@ -27,7 +27,7 @@ Loader = Callable[[Path | None, EngineOptions, Report], "LoadedModel"]
 
 def load_with_progress(path: Path | None, options: EngineOptions, report: Report) -> "LoadedModel":
     """Load the model at `path`; None prepares the built-in demo model first, where that has not been done yet."""
-    with uncollected():
+    with uncollected("k2lite.load"):
         from k2lite.demo.prepare import prepare_demo_model
         from k2lite.load import load_model
 

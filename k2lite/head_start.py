@@ -77,7 +77,7 @@ def make_local_engine(path: Path | None, options: EngineOptions) -> Engine:
     """An engine that is not loaded yet. Imports torch, and reads the model's file meanwhile."""
     head_start = None if path is None else HeadStart(path, options.ram_budget_bytes)
     try:
-        with uncollected():
+        with uncollected("k2lite.engine"):
             from k2lite.engine import LocalEngine
     except BaseException:
         if head_start is not None:

@@ -1,36 +1,44 @@
 """Nothing is collected while heavy modules are imported, and what they made is not looked at later."""
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 
 from k2lite.uncollected import uncollected
 
 
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
 def test_collecting_pauses_and_goes_on() -> None:
-    assert gc.isenabled()
     frozen = gc.get_freeze_count()
-    with uncollected():
+    with uncollected("a module that is not there"):
         assert not gc.isenabled()
         kept = [[number] for number in range(100)]
     assert gc.isenabled()
     assert gc.get_freeze_count() >= frozen + len(kept)
-    gc.unfreeze()
 
 
 def test_collecting_goes_on_after_an_import_that_fails() -> None:
-    with pytest.raises(ImportError), uncollected():
+    with pytest.raises(ImportError), uncollected("a module that is not there"):
         raise ImportError
     assert gc.isenabled()
-    gc.unfreeze()
 
 
 def test_who_collects_by_himself_is_left_alone() -> None:
     gc.disable()
-    try:
-        with uncollected():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-        gc.unfreeze()
+    with uncollected("a module that is not there"):
+        pass
+    assert not gc.isenabled()
+
+
+def test_garbage_made_after_an_import_is_still_found() -> None:
+    frozen = gc.get_freeze_count()
+    with uncollected("gc"):
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
