@@ -17,9 +17,10 @@ class PatientServer(EngineServer):
         tokens = 0
         for event in super()._generate(command):
             yield event
-            tokens += isinstance(event, Token)
-            if command["number"] == 1 and tokens == 2:
-                self._stops[1].wait(WAIT_S)
+            if isinstance(event, Token) and command["number"] == 1:
+                tokens += 1
+                if tokens == 2:
+                    self._stops[1].wait(WAIT_S)
 
 
 if __name__ == "__main__":

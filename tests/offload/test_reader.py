@@ -18,10 +18,11 @@ class GatedDrive(Drive):
 
     def __init__(self, path: Path) -> None:
         super().__init__([path])
-        self.go = threading.Event()
+        self.asked, self.go = threading.Event(), threading.Event()
         self.offsets: list[int] = []
 
     def read(self, file: int, offset: int, target: memoryview, needed: int) -> None:
+        self.asked.set()
         self.go.wait(10)
         self.offsets.append(offset // BLOCK)
         super().read(file, offset, target, needed)
@@ -100,6 +101,7 @@ def test_two_drives_share_the_pieces_of_one_read(path: Path, tmp_path: Path) -> 
     memory = memoryview(page_memory(64 * BLOCK))
     with GatedDrive(path) as one, GatedDrive(copy) as other, DriveReader([one, other], 1) as reader:
         submit(reader, 0, Urgency.DEMAND, memory, blocks=16)
+        assert one.asked.wait(10) and other.asked.wait(10)
         one.go.set()
         other.go.set()
         finish(reader)
