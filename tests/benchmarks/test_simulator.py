@@ -18,7 +18,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_slice(tmp_path_factory.mktemp("slice"), NARROW)
 
 
-@pytest.mark.parametrize("setting", [SETTINGS[1], SETTINGS[5], SETTINGS[7]], ids=lambda setting: setting.name)
+@pytest.mark.parametrize(
+    "setting",
+    [SETTINGS[5], *(pytest.param(SETTINGS[number], marks=pytest.mark.slow) for number in (1, 7))],
+    ids=lambda setting: setting.name,
+)
 def test_a_setting_is_measured_and_predicted(setting: Setting, file: Path, tmp_path: Path) -> None:
     row = compared(setting, file, tmp_path, torch.arange(TOKENS))
     assert 0 < row["expert_ms"] < 50

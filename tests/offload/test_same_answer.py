@@ -105,7 +105,7 @@ def test_a_hundred_random_settings_answer_alike_over_256_tokens(which: str, requ
     check(model, [model.random_setting(rng) for _ in range(100)], prompt_tokens=90, tokens=256)
 
 
-@pytest.mark.parametrize("kernels", ["reference", "ggml"])
+@pytest.mark.parametrize("kernels", [pytest.param("reference", marks=pytest.mark.slow), "ggml"])
 def test_other_kernels_answer_alike_too(kernels: str, k2_file: Path) -> None:
     model = TinyModel(k2_file, kernels)
     try:
