@@ -9,9 +9,11 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 
 from benchmarks.in_terminal import Figures, report, run_in_terminal
 from benchmarks.screen import SteadyEngine
+from k2lite.events import ExpertReport
 from tests.tui.experts.reports import k2_report
 
 REPORTS_PER_S = 2
@@ -38,7 +40,7 @@ async def measure(seconds: float) -> Figures:
         figures.update(seconds=seconds, cpu_share_without=round(quiet, 3), cpu_share_of_a_core=round(busy, 3))
         app.exit()
 
-    async def share_of_a_core(shown: list) -> float:
+    async def share_of_a_core(shown: Sequence[ExpertReport | None]) -> float:
         busy, began = time.process_time(), time.monotonic()
         for one in shown:
             if one is not None:
