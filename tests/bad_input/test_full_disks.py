@@ -23,6 +23,7 @@ def test_a_disk_that_has_no_room_for_a_journal_is_left_empty(good_folder: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_what_the_same_command_goes_on_with(good_folder: Path, tmp_path: Path) -> None:
     destination = tmp_path / "a.gguf"
     result = run_process("quantize", good_folder, destination, before=limited(1_000_000))

@@ -62,6 +62,7 @@ def large_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(folder, "k2", layers=8, experts=64, hidden=1024)
 
 
+@pytest.mark.slow  # making the source takes long
 @pytest.mark.parametrize("after_s", DELAYS_S)
 def test_control_c_while_quantizing_leaves_nothing_or_what_to_go_on_with(
     after_s: float, tmp_path: Path, large_source: Path

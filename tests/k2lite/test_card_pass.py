@@ -84,7 +84,7 @@ def loaded(path: Path, budget: int | None) -> LoadedModel:
     return load_model(path, threads=2, memory=MemoryOptions(budget, CARDS, context_tokens=CONTEXT))
 
 
-@pytest.mark.parametrize("ram_share", [None, 0.5])
+@pytest.mark.parametrize("ram_share", [pytest.param(None, marks=pytest.mark.slow), 0.5])
 def test_experts_on_two_cards_in_ram_and_on_the_drive(
     ram_share: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def test_layer_by_layer_they_answer_and_count_alike_too(k2: TinyModel) -> None:
         assert hits[0] == hits[1]
 
 
-@pytest.mark.parametrize("which", ["shexp", "exps"])
+@pytest.mark.parametrize("which", ["shexp", pytest.param("exps", marks=pytest.mark.slow)])
 def test_types_that_the_native_kernels_lack_answer_alike_too(which: str, tmp_path: Path) -> None:
     """A shared expert, or all the others, of such a type: what looks experts up natively must not take them along."""
     write_checkpoint(tmp_path / "k2", "k2", layers=3, experts=8)

@@ -59,6 +59,7 @@ async def test_hostile_file_names_are_only_text(tmp_path: Path, monkeypatch: pyt
         assert no_controls(screen)
 
 
+@pytest.mark.slow
 async def test_a_line_of_a_million_characters_stops_nobody(tmp_path: Path) -> None:
     line = "word " * 200_000
     engine = FakeEngine([Script([("think", line), ("answer", line)]), Script(says("Still here."))])
@@ -84,7 +85,10 @@ async def test_a_line_of_a_million_characters_stops_nobody(tmp_path: Path) -> No
         assert stalls[-1] < 5.0
 
 
-@pytest.mark.parametrize("size", [(80, 24), (200, 60), (40, 12), (20, 6)])
+SIZES = [(80, 24), (20, 6), *(pytest.param(size, marks=pytest.mark.slow) for size in ((200, 60), (40, 12)))]
+
+
+@pytest.mark.parametrize("size", SIZES)
 async def test_every_screen_opens_at_every_size(size: tuple[int, int], tmp_path: Path) -> None:
     async with chat(FakeEngine([Script(says("One."))]), size=size, database=tmp_path / "chats.db") as screen:
         await screen.ask("hello")
