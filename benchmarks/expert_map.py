@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from benchmarks.in_terminal import Figures, report, run_in_terminal
+from benchmarks.in_terminal import Figures, play_beside, report, run_in_terminal
 from benchmarks.screen import SteadyEngine
 from k2lite.events import ExpertReport
 from tests.tui.experts.reports import k2_report
@@ -38,7 +38,6 @@ async def measure(seconds: float) -> Figures:
         quiet = await share_of_a_core([None] * len(reports[1:]))
         busy = await share_of_a_core(reports[1:])
         figures.update(seconds=seconds, cpu_share_without=round(quiet, 3), cpu_share_of_a_core=round(busy, 3))
-        app.exit()
 
     async def share_of_a_core(shown: Sequence[ExpertReport | None]) -> float:
         busy, began = time.process_time(), time.monotonic()
@@ -48,9 +47,7 @@ async def measure(seconds: float) -> Figures:
             await asyncio.sleep(1 / REPORTS_PER_S)
         return (time.process_time() - busy) / (time.monotonic() - began)
 
-    playing = asyncio.ensure_future(play())
-    await app.run_async()
-    await playing
+    await play_beside(app, play)
     return figures
 
 

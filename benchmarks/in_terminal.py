@@ -1,5 +1,6 @@
 """Running a program on a terminal of its own, a pseudo-terminal that somebody empties, and getting its figures."""
 
+import asyncio
 import json
 import os
 import pty
@@ -8,10 +9,14 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from fcntl import ioctl
+from typing import TYPE_CHECKING
 
 from k2lite.environment import child_environment
+
+if TYPE_CHECKING:
+    from textual.app import App
 
 Figures = dict[str, float | str | bool]
 
@@ -29,9 +34,25 @@ def run_in_terminal(module: str, arguments: Sequence[str], columns: int, rows: i
     emptying = threading.Thread(target=_empty, args=(ours,), daemon=True)
     emptying.start()
     with os.fdopen(read) as pipe:
-        figures: Figures = json.loads(pipe.read())
-    child.wait()
+        told = pipe.read()
+    if status := child.wait():
+        raise RuntimeError(f"{module} ended with status {status} and without figures: run it in a terminal to see why")
+    figures: Figures = json.loads(told)
     return figures
+
+
+async def play_beside(app: "App[None]", play: Callable[[], Awaitable[None]]) -> None:
+    """Run `app` on this process's terminal until `play` has ended, also by an error, which is raised."""
+
+    async def played() -> None:
+        try:
+            await play()
+        finally:
+            app.exit()
+
+    playing = asyncio.ensure_future(played())
+    await app.run_async()
+    await playing
 
 
 def report(descriptor: int, figures: Mapping[str, float | str | bool]) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from benchmarks.in_terminal import Figures, report, run_in_terminal
+from benchmarks.in_terminal import Figures, play_beside, report, run_in_terminal
 from k2lite.events import (
     EngineInfo,
     Finished,
@@ -131,11 +131,8 @@ async def measure(kind: str, load_s: float) -> Figures:
             stall_longest_ms=round(1000 * late[-1], 1),
             cpu_share_of_a_core=round(busy / seconds, 3),
         )
-        app.exit()
 
-    playing = asyncio.ensure_future(play())
-    await app.run_async()
-    await playing
+    await play_beside(app, play)
     return figures
 
 

@@ -19,11 +19,11 @@ class AtHand:
         self._residency, self._ram, self._pool, self._records = residency, ram, pool, records
         residency.watch(self.moved)
 
-    def moved(self, key: ExpertKey) -> None:
-        """An expert has another place now."""
+    def moved(self, key: ExpertKey, left: int | None) -> None:
+        """An expert has another place now, and may have left a card for it."""
         layer, expert = key
         place = self._residency.place(key)
-        self._pool.moved(key, place)
+        self._pool.moved(key, place, left)
         records = self._records.get(layer)
         if records is None:
             return

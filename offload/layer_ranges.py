@@ -32,7 +32,7 @@ def divide_layers(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[
 def _places(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[int | None]:
     """For each part the number of its card, None in RAM."""
     import torch
-    from accelerate.utils.modeling import get_balanced_memory, infer_auto_device_map
+    from accelerate.utils.modeling import infer_auto_device_map
 
     class Part(torch.nn.Module):
         def __init__(self, nbytes: int) -> None:
@@ -48,8 +48,7 @@ def _places(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[int | 
     even: dict[int | str, int] = dict(enumerate([0, *_even_memory(part_bytes, card_bytes)]))
     even["cpu"] = room["cpu"]
     with _without_complaints():
-        balanced = get_balanced_memory(model, dict(room), no_split_module_classes=["Part"])
-        for memory in (even, balanced, room):
+        for memory in (even, room):
             found = infer_auto_device_map(
                 model, max_memory=memory, no_split_module_classes=["Part"], clean_result=False
             )
@@ -61,16 +60,17 @@ def _places(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[int | 
 
 def _even_memory(part_bytes: Sequence[int], card_bytes: Sequence[int]) -> list[int]:
     """Bytes of the parts that each card would get: of the layers a share like its share of the memory that is left for
-    experts. The head is on the last card."""
+    experts. The head is on the last card that has room for it, and no layer behind it."""
     *layers, head = part_bytes
-    rooms = [*card_bytes[:-1], max(0, card_bytes[-1] - head)]
+    last = max((card for card, room in enumerate(card_bytes) if room >= head), default=len(card_bytes) - 1)
+    rooms = [*card_bytes[:last], max(0, card_bytes[last] - head), *[0] * (len(card_bytes) - last - 1)]
     memory, waiting = [], deque(layers)
     for card, room in enumerate(rooms):
         share, taken = sum(waiting) * room / max(1, sum(rooms[card:])), 0
         while waiting and taken + waiting[0] / 2 <= share and taken + waiting[0] <= room:
             taken += waiting.popleft()
         memory.append(taken)
-    memory[-1] = min(memory[-1] + head, card_bytes[-1])
+    memory[last] = min(memory[last] + head, card_bytes[last])
     return memory
 
 

@@ -127,7 +127,6 @@ class Pool:
         self.devices = tuple(devices)
         self._residency, self._speeds, self._ram_bytes = residency, speeds, ram_bytes
         self._copiers = [_CopyThread(device.name) for device in devices] if copiers is None else list(copiers)
-        self._on_card: dict[ExpertKey, int] = {}  # what cards were told
         self._under_way: list[Move] = []
         self._finished: list[Move] = []
         self._allowance = [0.0] * len(devices)  # experts that each link may be given
@@ -153,14 +152,12 @@ class Pool:
         """The card that has a layer, where it has a share of its experts."""
         return self._home[layer] if layer in self._shares else None
 
-    def moved(self, key: ExpertKey, place: int) -> None:
+    def moved(self, key: ExpertKey, place: int, left: int | None) -> None:
         """An expert has another place now: the card that it left and the one that it came to take note of it."""
-        left = self._on_card.pop(key, None)
-        if left is not None and left != place:
+        if left is not None:
             self.devices[left].moved(key, None)
         if place >= 0:
             self.devices[place].moved(key, self._residency.slot(key))
-            self._on_card[key] = place
 
     def begin(self, card: int, x: Tensor, works: Sequence[CardWork]) -> AddResult:
         """See PoolDevice.begin."""

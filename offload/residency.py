@@ -60,15 +60,15 @@ class Residency:
         self._arriving: set[ExpertKey] = set()
         self._promoting: set[ExpertKey] = set()  # on the way from RAM to a card
         self._scalings = 0
-        self._watchers: list[Callable[[ExpertKey], None]] = []
+        self._watchers: list[Callable[[ExpertKey, int | None], None]] = []
         self.evictions = self.promotions = self.demotions = 0
         if ram_bytes is None:
             for layer, count in layout.counts.items():
                 for expert in range(count):
                     self.ram.put((layer, expert), self._class_of_layer[layer])
 
-    def watch(self, moved: Callable[[ExpertKey], None]) -> None:
-        """Have `moved` called with every expert whose `place` has become another."""
+    def watch(self, moved: Callable[[ExpertKey, int | None], None]) -> None:
+        """Have `moved` called with every expert whose `place` has become another, and the card that it left, if any."""
         self._watchers.append(moved)
 
     # What is where
@@ -305,12 +305,13 @@ class Residency:
         return None
 
     def _forget_on_card(self, key: ExpertKey) -> None:
-        self.cards[self._card_of.pop(key)].remove(key)
-        self._moved(key)
+        card = self._card_of.pop(key)
+        self.cards[card].remove(key)
+        self._moved(key, card)
 
-    def _moved(self, key: ExpertKey) -> None:
+    def _moved(self, key: ExpertKey, left: int | None = None) -> None:
         for watcher in self._watchers:
-            watcher(key)
+            watcher(key, left)
 
     def _table(self, key: ExpertKey) -> SlotTable:
         card = self._card_of.get(key)

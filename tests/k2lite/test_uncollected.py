@@ -1,6 +1,8 @@
 """Nothing is collected while heavy modules are imported, and what they made is not looked at later."""
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -42,3 +44,12 @@ def test_garbage_made_after_an_import_is_still_found() -> None:
     with uncollected("gc"):
         assert gc.isenabled()
     assert gc.get_freeze_count() == frozen
+
+
+def test_an_engines_modules_are_imported_so() -> None:
+    """In a process of its own: torch alone is hundreds of thousands of objects."""
+    made = "from k2lite.engine_options import EngineOptions\nfrom k2lite.head_start import make_local_engine\n"
+    told = "import gc\nmake_local_engine(None, EngineOptions())\nprint(gc.get_freeze_count(), gc.isenabled())"
+    answer = subprocess.run([sys.executable, "-c", made + told], capture_output=True, text=True, check=True).stdout
+    frozen, enabled = answer.split()
+    assert int(frozen) > 100_000 and enabled == "True"

@@ -35,6 +35,12 @@ def test_cards_get_layers_in_proportion_to_what_is_left_of_them() -> None:
     assert [len(one) for one in ranges] == [31, 15, 16]  # the last is the head
 
 
+def test_a_last_card_without_room_for_the_head_leaves_the_others_even() -> None:
+    ranges = divide_layers(LAYERS, [22 * GB, 22 * GB, GB // 2])
+    assert [part for one in ranges for part in one] == list(range(62))
+    assert [len(one) for one in ranges] == [31, 31, 0]  # 31 layers, 30 and the head
+
+
 def test_more_cards_than_layers() -> None:
     ranges = divide_layers([GB, GB, GB], [22 * GB] * 5)
     assert [part for one in ranges for part in one] == [0, 1, 2]
